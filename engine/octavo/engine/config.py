@@ -1,0 +1,57 @@
+"""What an engine is told at start. The service derives flags, environment and file keys from these fields."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+
+BLOCK_SIZE = 16
+"""Tokens per KV block, in every runner and on the wire."""
+
+
+def option(default: Any, help: str) -> Any:
+    """A configuration field with the sentence that `--help` and the documentation show for it."""
+    return field(default=default, metadata={"help": help})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EngineConfig:
+    """Settings of one engine. Sizes in tokens, blocks or bytes as each field says."""
+
+    model: str = option("", "Model to serve: a folder, a .gguf file, or a Hugging Face id such as org/name.")
+    revision: str | None = option(
+        None, "Branch, tag or commit of a Hugging Face id; the default branch if unset."
+    )
+    device: str = option("auto", "Where to compute: cpu, cuda, cuda:N, or auto (a GPU where there is one).")
+    dtype: DType = option(
+        "auto",
+        "Type of weights and KV cache; auto takes the checkpoint's, and float32 where a CPU lacks bfloat16.",
+    )
+    threads: int | None = option(
+        None, "CPU threads to compute with; as many as the process may use if unset."
+    )
+    max_model_len: int | None = option(
+        None,
+        "Longest sequence, prompt and output together, in tokens; the model's own context length if unset.",
+    )
+    max_num_seqs: int = option(64, "Most sequences computed in one step.")
+    max_num_batched_tokens: int = option(
+        512, "Token budget of one step, shared by prefill chunks and decodes."
+    )
+    max_waiting: int = option(
+        256, "Most requests that may wait; one more is refused with RESOURCE_EXHAUSTED."
+    )
+    kv_cache_memory: str | None = option(
+        None,
+        "Memory for KV blocks: bytes (with K, M, G, Ki, Mi, Gi) or a share of the free memory as in 50%.",
+    )
+    prefix_caching: bool = option(True, "Share blocks between requests whose prompts start alike.")
+    stream_buffer: int = option(
+        64, "Output tokens that may wait for a slow reader before its sequence pauses."
+    )
+    hold_timeout: float = option(
+        300.0,
+        "Seconds for which the KV blocks of a finished request with hold=true are kept for a continuation.",
+    )

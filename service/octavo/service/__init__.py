@@ -1,0 +1,1 @@
+"""The pod's gRPC server, its clients, and the `octavo` command."""
