@@ -1,4 +1,5 @@
-"""Build hook: generates the protobuf stubs beside their .proto files, for the wheel and the editable install."""
+"""Build hook: generates the protobuf stubs beside their .proto files, for the wheel and the editable
+install."""
 
 from __future__ import annotations
 
@@ -16,7 +17,8 @@ class OctavoBuildHook(BuildHookInterface):  # type: ignore[type-arg]
 
 
 def generate_stubs(source_root: Path) -> list[Path]:
-    """Runs protoc over every .proto under `source_root`; the stubs' paths. RuntimeError if one does not compile."""
+    """Runs protoc over every .proto under `source_root`; the stubs' paths. RuntimeError if one does not
+    compile."""
     from grpc_tools import protoc
 
     well_known = resources.files("grpc_tools") / "_proto"

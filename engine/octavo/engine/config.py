@@ -11,9 +11,9 @@ BLOCK_SIZE = 16
 """Tokens per KV block, in every runner and on the wire."""
 
 
-def option(default: Any, help: str) -> Any:
+def option(default: Any, text: str) -> Any:
     """A configuration field with the sentence that `--help` and the documentation show for it."""
-    return field(default=default, metadata={"help": help})
+    return field(default=default, metadata={"help": text})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

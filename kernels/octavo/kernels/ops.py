@@ -1,0 +1,87 @@
+"""The op table: what a decoder step is made of. Every room of this package implements it for its own
+tensors."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, TypeVar
+
+Tensor = TypeVar("Tensor")
+
+
+class Ops(Protocol[Tensor]):
+    """Shapes are in the docstrings; dtype is the model's (float32, bfloat16 or float16) unless one is named.
+
+    A KV cache is [num_blocks, block_size, num_kv_heads, head_dim], one for keys and one for values per layer.
+    A slot is a token's place in a cache: block * block_size + offset.
+    """
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """x: [..., n], weight: [n] → [..., n]: x / √(mean(x²) + eps) · weight, the norm in float32
+        (Zhang and Sennrich, 2019)."""
+        ...
+
+    def rotary(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x: [num_tokens, num_heads, head_dim], cos and sin: float32 [num_tokens, 1, rotary_dim / 2] → as x.
+
+        Rotates the first `rotary_dim` elements of each head, element i with element i + rotary_dim / 2
+        (Su et al., 2021, in GPT-NeoX order).
+        """
+        ...
+
+    def gated_activation(self, x: Tensor, activation: str) -> Tensor:
+        """x: [num_tokens, 2 · n], gate before up → [num_tokens, n]: activation(gate) · up."""
+        ...
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        """x: [..., n], weight: [m, n], bias: [m] → [..., m]."""
+        ...
+
+    def store_kv(
+        self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slots: Tensor
+    ) -> None:
+        """key and value: [num_tokens, num_kv_heads, head_dim], slots: int64 [num_tokens], all different."""
+        ...
+
+    def copy_blocks(self, cache: Tensor, copies: Tensor) -> None:
+        """cache: [num_blocks, ...], copies: int64 [num_copies, 2], (source, target); no target is a
+        source."""
+        ...
+
+    def plan_attention(
+        self, query_lens: Any, context_lens: Any, block_tables: Any, block_size: int, like: Tensor
+    ) -> Any:
+        """What `paged_attention` needs to know of a step, worked out once for all layers.
+
+        query_lens, context_lens: NumPy int32 [num_seqs]; block_tables: NumPy int32 [num_seqs, max_blocks].
+        like: a tensor of the model's dtype on its device.
+        """
+        ...
+
+    def paged_attention(
+        self,
+        query: Tensor,
+        key_cache: Tensor,
+        value_cache: Tensor,
+        plan: Any,
+        scale: float,
+        window: int | None,
+    ) -> Tensor:
+        """query: [num_tokens, num_heads, head_dim] → the same shape.
+
+        Causal attention of each sequence's last `query_len` positions over its `context_len` tokens in the
+        cache, their own included, found through its block table (Kwon et al., 2023, section 4.3). Query heads
+        share key-value heads in groups, in order. With a window, a token sees itself and the `window - 1`
+        before it.
+        """
+        ...
+
+    def sample(self, logits: Tensor, sampling: Any) -> Any:
+        """logits: [num_rows, vocab_size], sampling: SamplingBatch → the fields of StepOutput, as NumPy
+        arrays.
+
+        In this order: reported log-probabilities are of the logits as they are; then penalties, biases,
+        temperature, top-k, top-p, min-p; then one draw per row, by inversion of the distribution over the
+        tokens in order of their ids at a uniform number that depends on (seed, draw) alone. Temperature 0
+        takes the likeliest token, the lowest id of equal ones.
+        """
+        ...

@@ -1,0 +1,42 @@
+"""Everything of a decoder layer but attention. Contracts: `octavo.kernels.ops.Ops`."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return F.rms_norm(x, weight.shape, weight, eps)
+
+
+def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    half = cos.shape[-1]
+    first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
+    rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+    return torch.cat([rotated, rest], dim=-1) if rest.shape[-1] else rotated
+
+
+def gated_activation(x: Tensor, activation: str) -> Tensor:
+    gate, up = x.chunk(2, dim=-1)
+    match activation:
+        case "silu":
+            return F.silu(gate) * up
+        case "gelu":
+            return F.gelu(gate) * up
+        case "gelu_tanh":
+            return F.gelu(gate, approximate="tanh") * up
+    raise ValueError(f"unknown activation {activation!r}")
+
+
+linear = F.linear
+
+
+def store_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slots: Tensor) -> None:
+    key_cache.flatten(0, 1).index_copy_(0, slots, key)
+    value_cache.flatten(0, 1).index_copy_(0, slots, value)
+
+
+def copy_blocks(cache: Tensor, copies: Tensor) -> None:
+    cache.index_copy_(0, copies[:, 1], cache.index_select(0, copies[:, 0]))

@@ -1,0 +1,75 @@
+"""One token for every row, as one batched op. Contract: `octavo.kernels.ops.Ops.sample`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from octavo.kernels.random import uniform
+
+Sampled = tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None]
+
+
+def sample(logits: Tensor, sampling: Any) -> Sampled:
+    def tensor(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(logits.device)
+
+    reported = torch.log_softmax(logits.float(), -1) if (sampling.logprobs >= 0).any() else None
+    logits = logits.float()
+    if len(sampling.seen_rows):
+        rows, tokens = tensor(sampling.seen_rows).long(), tensor(sampling.seen_tokens).long()
+        counts, seen = tensor(sampling.seen_counts), logits[rows, tokens]
+        repetition = tensor(sampling.repetition)[rows]
+        seen = torch.where(seen > 0, seen / repetition, seen * repetition)
+        seen -= tensor(sampling.frequency)[rows] * counts + tensor(sampling.presence)[rows] * (counts > 0)
+        logits = logits.index_put((rows, tokens), seen)
+    if len(sampling.bias_rows):
+        where = (tensor(sampling.bias_rows).long(), tensor(sampling.bias_tokens).long())
+        logits = logits.index_put(where, tensor(sampling.bias_values), accumulate=True)
+
+    token_ids = logits.argmax(-1)
+    drawn = np.flatnonzero(sampling.temperature > 0)
+    if len(drawn):
+        at = tensor(drawn)
+        scaled = logits[at] / tensor(sampling.temperature[drawn])[:, None]
+        cut(
+            scaled,
+            tensor(sampling.top_k[drawn]),
+            tensor(sampling.top_p[drawn]),
+            tensor(sampling.min_p[drawn]),
+        )
+        below = torch.softmax(scaled, -1).cumsum(-1, dtype=torch.float64)
+        point = tensor(uniform(sampling.seeds[drawn], sampling.draws[drawn]))[:, None] * below[:, -1:]
+        token_ids[at] = torch.searchsorted(below, point, right=True)[:, 0]
+
+    chosen = token_ids.to(torch.int32).cpu().numpy()
+    if reported is None:
+        return chosen, None, None, None
+    chosen_logprobs = reported.gather(-1, token_ids[:, None])[:, 0].cpu().numpy()
+    top = reported.topk(int(sampling.logprobs.max()), -1)
+    return chosen, chosen_logprobs, top.indices.to(torch.int32).cpu().numpy(), top.values.cpu().numpy()
+
+
+def cut(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> None:
+    """Sets the logits that the cuts drop to -inf, in place. logits: [num_rows, vocab_size], the rest:
+    [num_rows]."""
+    by_rank = ((top_k > 0) & (top_k < logits.shape[-1])) | (top_p < 1)
+    at = by_rank.nonzero()[:, 0]
+    if len(at):
+        # Each cut keeps what reaches a threshold, so that equal logits share one fate.
+        ranked = logits[at].sort(-1, descending=True).values
+        last = torch.where(top_k[at] > 0, top_k[at], logits.shape[-1]).clamp(max=logits.shape[-1]).long() - 1
+        ranked = ranked.masked_fill(ranked < ranked.gather(-1, last[:, None]), -torch.inf)
+        probabilities = torch.softmax(ranked, -1)
+        before = probabilities.cumsum(-1) - probabilities
+        ranked = ranked.masked_fill(
+            before >= top_p[at, None], torch.inf
+        )  # the likeliest stays: before it is 0
+        threshold = ranked.masked_fill(ranked == -torch.inf, torch.inf).min(-1).values
+        logits[at] = logits[at].masked_fill(logits[at] < threshold[:, None], -torch.inf)
+    if (min_p > 0).any():
+        least = logits.max(-1).values + min_p.log()
+        logits.masked_fill_(logits < least[:, None], -torch.inf)
