@@ -1,4 +1,5 @@
-"""What crosses the runner seam: one step's work as flat arrays, and its result. No torch, no request objects."""
+"""What crosses the runner seam: one step's work as flat arrays, and its result. No torch, no request
+objects."""
 
 from __future__ import annotations
 
@@ -16,14 +17,15 @@ class SamplingBatch:
     """How to choose one token for each of `num_rows` rows.
 
     rows: int32 [num_rows], index of each row's token among the batch's tokens; its logits are sampled.
-    temperature, top_p, min_p: float32 [num_rows]; top_k: int32 [num_rows], 0 for all. Temperature 0 is greedy.
-    seeds: uint64 [num_rows] and draws: int64 [num_rows], the position of the token being drawn: together the key
-        of the row's random number, so that a sequence continues the same on any runner, in any batch.
+    temperature, top_p, min_p: float32 [num_rows]; top_k: int32 [num_rows], 0 for all. Temperature 0 is
+        greedy.
+    seeds: uint64 [num_rows] and draws: int64 [num_rows], the position of the token being drawn: together the
+        key of the row's random number, so that a sequence continues the same on any runner, in any batch.
     repetition, frequency, presence: float32 [num_rows], the penalties.
     seen_rows, seen_tokens: int32 [num_seen]: token `seen_tokens[i]` stands in the prompt or output of row
         `seen_rows[i]`, `seen_counts[i]` (float32) times in the output. Only rows with a penalty have entries.
-    bias_rows, bias_tokens: int32 [num_biases], bias_values: float32 [num_biases]: added to single logits; minus
-        infinity forbids a token.
+    bias_rows, bias_tokens: int32 [num_biases], bias_values: float32 [num_biases]: added to single logits;
+        minus infinity forbids a token.
     logprobs: int32 [num_rows]: -1 for none, else how many of the likeliest tokens are reported.
     """
 
@@ -74,7 +76,8 @@ class StepOutput:
     """token_ids: int32 [num_rows], the chosen tokens in the order of `SamplingBatch.rows`.
 
     Where any row asked for them: logprobs: float32 [num_rows], the chosen tokens' log-probabilities;
-    top_ids: int32 and top_logprobs: float32, [num_rows, most asked], likeliest first. None where no row asked.
+    top_ids: int32 and top_logprobs: float32, [num_rows, most asked], likeliest first. None where no row
+        asked.
     """
 
     token_ids: Ints

@@ -20,17 +20,20 @@ class SamplingParams:
     min_tokens: no end-of-sequence and no stop token before this many output tokens.
     temperature: 0 is greedy; logits are divided by it otherwise.
     top_k: keep the k likeliest tokens; 0 keeps all.
-    top_p: keep the likeliest tokens that together reach this probability (Holtzman et al., 2020); 1 keeps all.
-    min_p: drop tokens under this share of the likeliest one's probability (Nguyen et al., 2024); 0 drops none.
+    top_p: keep the likeliest tokens that together reach this probability (Holtzman et al., 2020); 1 keeps
+        all.
+    min_p: drop tokens under this share of the likeliest one's probability (Nguyen et al., 2024); 0 drops
+        none.
     seed: key of the random draws; drawn at random if None.
     repetition_penalty: divides positive and multiplies negative logits of tokens seen in prompt or output
         (Keskar et al., 2019); 1 is off.
-    frequency_penalty, presence_penalty: subtracted per occurrence, and once, for tokens seen in the output; 0 is off.
+    frequency_penalty, presence_penalty: subtracted per occurrence, and once, for tokens seen in the output; 0
+        is off.
     stop: the output ends before the first of these strings, which is not part of it.
     stop_token_ids: the output ends with the first of these, as with the model's end-of-sequence.
     ignore_eos: do not end at the model's end-of-sequence tokens.
-    logprobs: None for none, else this many of the likeliest tokens beside the chosen one (0: the chosen one only);
-        natural logarithms, before temperature, penalties and cuts.
+    logprobs: None for none, else this many of the likeliest tokens beside the chosen one (0: the chosen one
+        only); natural logarithms, before temperature, penalties and cuts.
     """
 
     max_tokens: int | None = None
@@ -47,6 +50,10 @@ class SamplingParams:
     stop_token_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
     logprobs: int | None = None
+
+    @property
+    def has_penalties(self) -> bool:
+        return (self.repetition_penalty, self.frequency_penalty, self.presence_penalty) != (1.0, 0.0, 0.0)
 
     def violations(self, vocab_size: int) -> list[Violation]:
         """Every rule that these parameters break, for a model of `vocab_size` tokens."""

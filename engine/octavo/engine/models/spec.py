@@ -1,11 +1,13 @@
-"""A decoder as data: everything that the model families differ in, and the names and shapes of its weights."""
+"""A decoder as data: everything that the model families differ in, and the names and shapes of its
+weights."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
+if TYPE_CHECKING:
+    import numpy as np
 
 Activation = Literal["silu", "gelu", "gelu_tanh"]
 
@@ -21,9 +23,10 @@ class LinearScaling:
 class DynamicScaling:
     """NTK-aware scaling of theta, once the context served is longer than `original_max_position`.
 
-    Transformers recomputes the frequencies as a sequence grows, which leaves cached keys rotated with old ones.
-    Here they are fixed by the context length served, so that cached blocks can be shared: equal to Transformers
-    for contexts up to `original_max_position`, and for longer ones when the sequence fills the context.
+    Transformers recomputes the frequencies as a sequence grows, which leaves cached keys rotated with old
+    ones. Here they are fixed by the context length served, so that cached blocks can be shared: equal to
+    Transformers for contexts up to `original_max_position`, and for longer ones when the sequence fills the
+    context.
     """
 
     factor: float
@@ -59,14 +62,16 @@ RopeScaling = LinearScaling | DynamicScaling | Llama3Scaling | YarnScaling
 
 @dataclass(frozen=True, slots=True)
 class FrequencyFactors:
-    """Divisors of the plain frequencies, [rotary_dim / 2], as GGUF files store Llama 3's scaling (`rope_freqs`)."""
+    """Divisors of the plain frequencies, [rotary_dim / 2], as GGUF files store Llama 3's scaling
+    (`rope_freqs`)."""
 
     factors: tuple[float, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class RopeSpec:
-    """Rotary position embedding over the first `rotary_dim` elements of each head, halves rotated (GPT-NeoX order)."""
+    """Rotary position embedding over the first `rotary_dim` elements of each head, halves rotated (GPT-NeoX
+    order)."""
 
     theta: float
     rotary_dim: int
@@ -110,8 +115,9 @@ class DecoderSpec:
     def weight_shapes(self) -> dict[str, tuple[int, ...]]:
         """Canonical name of every weight of this decoder, with its shape.
 
-        `embedding`, `final_norm`, `output` (absent when tied), and per layer `layers.{i}.` + `attention_norm`, `q`,
-        `k`, `v`, `o`, `q_norm`, `k_norm`, `mlp_norm`, `gate`, `up`, `down`; a bias is its weight's name + `.bias`.
+        `embedding`, `final_norm`, `output` (absent when tied), and per layer `layers.{i}.` +
+        `attention_norm`, `q`, `k`, `v`, `o`, `q_norm`, `k_norm`, `mlp_norm`, `gate`, `up`, `down`; a bias is
+        its weight's name + `.bias`.
         """
         hidden, inner, dim = self.hidden_size, self.intermediate_size, self.head_dim
         q_size, kv_size = self.num_heads * dim, self.num_kv_heads * dim
@@ -149,8 +155,8 @@ StoredType = Literal["float32", "float16", "bfloat16"]
 class Weight:
     """One weight as a loader yields it, under its canonical name and in its full shape.
 
-    data: float32 or float16 values; bfloat16 comes as the uint16 array of its bits, since NumPy has no such type.
-    Often a read-only view of the mapped file: copy before writing.
+    data: float32 or float16 values; bfloat16 comes as the uint16 array of its bits, since NumPy has no such
+    type. Often a read-only view of the mapped file: copy before writing.
     """
 
     name: str

@@ -1,0 +1,215 @@
+"""The engine for many concurrent clients: a thread that steps, and a stream per request on the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from dataclasses import replace
+from queue import Empty, SimpleQueue
+from typing import TYPE_CHECKING
+
+from octavo.engine.engine import load_engine
+from octavo.engine.errors import EngineStopped, QueueFull
+from octavo.engine.models.source import open_model
+from octavo.engine.output import FinishReason
+from octavo.engine.rate import RateMeter
+from octavo.engine.stream import Stream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from collections.abc import Sequence as Tokens
+
+    from octavo.engine.config import EngineConfig
+    from octavo.engine.engine import Engine, NewToken
+    from octavo.engine.info import EngineLoad, ModelInfo
+    from octavo.engine.params import SamplingParams
+    from octavo.engine.sequence import Sequence
+    from octavo.engine.tokenizer import Tokenizer
+
+
+class AsyncEngine:
+    """Submit requests, read their streams.
+
+    All methods are for the event loop's thread. The engine itself lives in a thread of its own, which takes
+    commands between two steps and never waits for a reader. If it fails, every stream raises EngineStopped
+    and `failed` is set.
+    """
+
+    def __init__(self, engine: Engine, tokenizer: Tokenizer, config: EngineConfig) -> None:
+        self.model: ModelInfo = engine.model
+        self.tokenizer = tokenizer
+        self.failed = asyncio.Event()
+        self._engine = engine
+        self._config = config
+        self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._streams: dict[Sequence, Stream] = {}
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._load = engine.load()
+        self._rate = RateMeter()
+        self._num_submitted = 0
+        self._num_taken = 0  # of the submitted, how many `_load` counts
+        self._num_added = 0  # the same, as the engine's thread has it
+        self._refusal: str | None = "the engine is not started"
+        self._running = True
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+
+    @classmethod
+    def load_model(
+        cls, config: EngineConfig, on_weight: Callable[[str], None] = lambda name: None
+    ) -> AsyncEngine:
+        """Opens and loads the configured model; takes seconds. Raises ModelError or ConfigError.
+
+        on_weight: called with each weight's name as it is loaded.
+        """
+        files = open_model(config.model, config.revision)
+        return cls(load_engine(files, config, on_weight), files.tokenizer(), config)
+
+    async def start(self) -> None:
+        """Starts the engine's thread. Streams are delivered on the loop that runs this."""
+        self._loop = asyncio.get_running_loop()
+        self._refusal = None
+        self._thread.start()
+
+    def submit(
+        self,
+        prompt_token_ids: Tokens[int],
+        params: SamplingParams,
+        *,
+        priority: int = 0,
+        hold: bool = False,
+        continues: Stream | None = None,
+        keep_parent: bool = False,
+    ) -> Stream:
+        """Queues a request. Lower `priority` values go first.
+
+        hold: keep its blocks after it has finished, for a later request that continues it.
+        continues: a finished stream that is held. `prompt_token_ids` are all tokens, its own and the new
+            turn; what is computed there is not computed again. Its hold ends, unless `keep_parent`.
+        Raises InvalidRequest, QueueFull or EngineStopped; nothing is queued then.
+        """
+        if self._refusal is not None:
+            raise EngineStopped(self._refusal)
+        sequence = self._engine.make_sequence(prompt_token_ids, params, priority=priority, hold=hold)
+        waiting = self._num_waiting()
+        if waiting >= self._config.max_waiting:
+            raise QueueFull(waiting, retry_after=self._seconds_for_a_place())
+        parent = continues.take_hold(keep_parent) if continues is not None else None
+        stream = Stream(self, sequence, self.tokenizer, self._config)
+        self._streams[sequence] = stream
+        self._idle.clear()
+        self._num_submitted += 1
+        self._commands.put(lambda: self._add(sequence, parent, keep_parent))
+        return stream
+
+    def load(self) -> EngineLoad:
+        """The load after the last step, and what was submitted since."""
+        return replace(
+            self._load,
+            waiting=self._num_waiting(),
+            output_tokens_per_second=self._rate.per_second(time.monotonic()),
+            draining=self._refusal is not None,
+        )
+
+    async def drain(self, grace: float) -> None:
+        """Refuses new requests from now on, gives running ones `grace` seconds, then ends those that are
+        left."""
+        self._refuse("the engine is draining")
+        try:
+            await asyncio.wait_for(self._idle.wait(), grace)
+        except TimeoutError:
+            self._end_all("the engine was stopped before the request could finish")
+
+    async def stop(self) -> None:
+        """Ends every request and the thread."""
+        self._refuse("the engine is stopped")
+        self._end_all("the engine was stopped")
+        if self._thread.is_alive():
+            self._commands.put(self._leave)
+            await asyncio.to_thread(self._thread.join)
+
+    # What streams ask for their sequences.
+
+    def end(self, sequence: Sequence, reason: FinishReason, num_output_tokens: int | None = None) -> None:
+        self._forget(sequence)
+        self._commands.put(lambda: self._engine.finish(sequence, reason, num_output_tokens))
+
+    def release(self, sequence: Sequence) -> None:
+        self._commands.put(lambda: self._engine.release(sequence))
+
+    def pause(self, sequence: Sequence) -> None:
+        self._commands.put(lambda: self._engine.pause(sequence))
+
+    def resume(self, sequence: Sequence) -> None:
+        self._commands.put(lambda: self._engine.resume(sequence))
+
+    def _num_waiting(self) -> int:
+        return self._load.waiting + self._num_submitted - self._num_taken
+
+    def _seconds_for_a_place(self) -> float:
+        """About how long until the tokens that are being computed are done, at the present rate."""
+        rate = self._rate.per_second(time.monotonic())
+        return min(max(self._load.running / rate, 0.5), 30.0) if rate else 1.0
+
+    def _refuse(self, why: str) -> None:
+        self._refusal = why
+
+    def _forget(self, sequence: Sequence) -> None:
+        self._streams.pop(sequence, None)
+        if not self._streams:
+            self._idle.set()
+
+    def _end_all(self, why: str) -> None:
+        for sequence, stream in list(self._streams.items()):
+            stream.fail(EngineStopped(why))
+            self.end(sequence, FinishReason.CANCELLED)
+
+    # The engine's thread, and how it reaches the loop.
+
+    def _run(self) -> None:
+        try:
+            while self._running:
+                self._do_commands()
+                new_tokens = self._engine.step()
+                load, added = self._engine.load(), self._num_added
+                self._loop.call_soon_threadsafe(self._deliver, new_tokens, load, added)
+        except Exception as error:
+            self._loop.call_soon_threadsafe(self._fail, error)
+            raise
+
+    def _do_commands(self) -> None:
+        """Does what was asked since the last step; with nothing to compute, waits until something is
+        asked."""
+        try:
+            command = self._commands.get(block=not self._engine.has_work)
+            while True:
+                command()
+                command = self._commands.get_nowait()
+        except Empty:
+            return
+
+    def _add(self, sequence: Sequence, parent: Sequence | None, keep_parent: bool) -> None:
+        self._num_added += 1
+        self._engine.add(sequence, parent, keep_parent)
+
+    def _leave(self) -> None:
+        self._running = False
+
+    def _deliver(self, new_tokens: list[NewToken], load: EngineLoad, added: int) -> None:
+        self._load, self._num_taken = load, added
+        if new_tokens:
+            self._rate.add(time.monotonic(), len(new_tokens))
+        for new in new_tokens:
+            # Tokens of a sequence that was ended while the step ran go nowhere.
+            if stream := self._streams.get(new.sequence):
+                stream.receive(new)
+                if new.finish_reason is not None:
+                    self._forget(new.sequence)
+
+    def _fail(self, error: Exception) -> None:
+        self._refuse(f"the engine has failed: {error}")
+        for sequence, stream in list(self._streams.items()):
+            stream.fail(EngineStopped(f"the engine has failed: {error}"))
+            self._forget(sequence)
+        self.failed.set()

@@ -1,0 +1,198 @@
+"""Who computes how many tokens in the next step. Pure: it knows sequences and blocks, no device and no
+clock."""
+
+from __future__ import annotations
+
+from bisect import bisect_left, insort
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from operator import attrgetter
+from typing import TYPE_CHECKING
+
+from octavo.engine.sequence import Sequence, Status
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from octavo.engine.block_manager import BlockManager, Copy
+
+_key = attrgetter("key")
+
+
+@dataclass(slots=True)
+class StepPlan:
+    """Which sequences compute how many of their next tokens, and which blocks are copied before."""
+
+    chunks: list[tuple[Sequence, int]] = field(default_factory=list)
+    copies: list[Copy] = field(default_factory=list)
+
+
+class Scheduler:
+    """Continuous batching under one token budget: decodes and prefill chunks share every step.
+
+    A sequence is in one of four places: `waiting` (no seat in the batch), `running`, `paused` (its reader
+        fell
+    behind: it keeps its blocks while nobody needs them), or `held` (finished, its blocks kept for a
+        continuation).
+
+    - Running sequences go first, oldest first. Each decode is sure of its token, so that a long prefill,
+      which takes what the budget leaves, never stalls one.
+    - A waiting sequence is admitted when its tokens so far fit in the pool with a block to spare for each
+      running sequence. The head of the queue is never overtaken, so nothing starves.
+    - When blocks run out, held sequences lose theirs first, then paused ones, then the youngest of all, which
+      may be the one that asks. Preempted sequences wait in their old place and are computed again, as far as
+      the prefix cache does not have them.
+    - The engine admits no sequence that could outgrow the whole pool, so the oldest one always gets on.
+    """
+
+    def __init__(self, blocks: BlockManager, *, max_num_seqs: int, max_num_batched_tokens: int) -> None:
+        assert max_num_batched_tokens >= max_num_seqs, "a decode could be left without its token"
+        self._blocks = blocks
+        self._max_num_seqs = max_num_seqs
+        self._budget = max_num_batched_tokens
+        self.waiting: list[Sequence] = []  # sorted by key, as is
+        self.running: list[Sequence] = []
+        self.paused: dict[Sequence, None] = {}
+        self.held: OrderedDict[Sequence, None] = OrderedDict()
+        self.num_preemptions = 0
+
+    @property
+    def has_work(self) -> bool:
+        return bool(self.running or self.waiting)
+
+    def sequences(self) -> Iterator[Sequence]:
+        """Every sequence that may have blocks."""
+        yield from self.running
+        yield from self.waiting
+        yield from self.paused
+        yield from self.held
+
+    def add(self, sequence: Sequence) -> None:
+        """Queues a sequence, in the place that its priority and its age give it."""
+        sequence.status = Status.WAITING
+        insort(self.waiting, sequence, key=_key)
+
+    def pause(self, sequence: Sequence) -> None:
+        """Takes a live sequence out of the batch or the queue; its blocks stay while nobody needs them."""
+        self._take_out(sequence)
+        sequence.status = Status.PAUSED
+        self.paused[sequence] = None
+
+    def resume(self, sequence: Sequence) -> None:
+        """Queues a paused sequence again."""
+        del self.paused[sequence]
+        self.add(sequence)
+
+    def finish(self, sequence: Sequence) -> None:
+        """Ends a live sequence. Its blocks are given back, or kept for a continuation if it is to be held."""
+        self._take_out(sequence)
+        sequence.status = Status.FINISHED
+        if sequence.hold:
+            self.held[sequence] = None
+        else:
+            self._blocks.release(sequence.table)
+
+    def release(self, sequence: Sequence) -> None:
+        """Ends the hold on a finished sequence, if there still is one."""
+        if sequence in self.held:
+            del self.held[sequence]
+            self._blocks.release(sequence.table)
+
+    def schedule(self) -> StepPlan:
+        """The next step. What it plans is to be computed: blocks are reserved and copies are due."""
+        plan = StepPlan()
+        budget = self._budget
+        preemptions_before = self.num_preemptions
+        decodes_to_come = sum(sequence.is_decoding for sequence in self.running)
+        for sequence in self.running[:]:
+            if sequence.status is not Status.RUNNING:
+                continue  # preempted by an older one in this loop
+            decodes_to_come -= sequence.is_decoding
+            count = min(sequence.num_uncomputed_tokens, budget - decodes_to_come)
+            if count > 0 and self._reserve(sequence, count, plan):
+                plan.chunks.append((sequence, count))
+                budget -= count
+        preempted = (
+            self.num_preemptions != preemptions_before
+        )  # what was just taken is not given back at once
+        while budget > 0 and self.waiting and len(self.running) < self._max_num_seqs and not preempted:
+            sequence = self.waiting[0]
+            if not self._admit(sequence, plan):
+                break
+            count = min(sequence.num_uncomputed_tokens, budget)
+            plan.chunks.append((sequence, count))
+            budget -= count
+        return plan
+
+    def _reserve(self, sequence: Sequence, count: int, plan: StepPlan) -> bool:
+        """Makes room for a running sequence's next `count` tokens; False if only its own seat could make
+        it."""
+        start = sequence.num_computed_tokens
+        while (copies := self._blocks.reserve(sequence.table, start, start + count)) is None:
+            if self._reclaim():
+                continue
+            youngest = max((s for s in (*self.running, *self.waiting) if s.table.blocks), key=_key)
+            self._preempt(youngest)
+            if youngest is sequence:
+                return False
+        plan.copies += copies
+        return True
+
+    def _admit(self, sequence: Sequence, plan: StepPlan) -> bool:
+        """Seats the head of the queue, with room for all its tokens so far; False if they do not fit."""
+        blocks, end = self._blocks, len(sequence.token_ids)
+        found = not sequence.table.blocks
+        if found:
+            sequence.table = blocks.find_prefix(sequence.hashes, end)
+            sequence.num_computed_tokens = len(sequence.table.blocks) * blocks.block_size
+        start, spare = sequence.num_computed_tokens, len(self.running)
+        while blocks.num_missing(sequence.table, start, end) + spare > blocks.num_available:
+            if self._reclaim():
+                continue
+            others = [s for s in self.waiting if s.table.blocks and s is not sequence]
+            if others:
+                self._preempt(others[-1])
+                continue
+            if (
+                found
+            ):  # a continuation keeps its blocks while it waits; what comes from the cache goes back there
+                self._give_up_blocks(sequence)
+            return False
+        copies = blocks.reserve(sequence.table, start, end)
+        assert copies is not None, "the blocks were counted before"
+        plan.copies += copies
+        del self.waiting[0]
+        sequence.status = Status.RUNNING
+        insort(self.running, sequence, key=_key)
+        if sequence.num_cached_tokens is None:
+            sequence.num_cached_tokens = start
+        return True
+
+    def _reclaim(self) -> bool:
+        """Takes the blocks of one sequence that is not being computed; False if there is none left."""
+        if self.held:
+            self.release(next(iter(self.held)))
+            return True
+        stalled = [sequence for sequence in self.paused if sequence.table.blocks]
+        if stalled:
+            self._preempt(max(stalled, key=_key))
+        return bool(stalled)
+
+    def _preempt(self, sequence: Sequence) -> None:
+        """Takes a live sequence's blocks; it will be computed again, from what the cache still has of it."""
+        self.num_preemptions += 1
+        self._give_up_blocks(sequence)
+        if sequence.status is Status.RUNNING:
+            self._take_out(sequence)
+            self.add(sequence)
+
+    def _give_up_blocks(self, sequence: Sequence) -> None:
+        self._blocks.release(sequence.table)
+        sequence.num_computed_tokens = 0
+
+    def _take_out(self, sequence: Sequence) -> None:
+        if sequence.status is Status.PAUSED:
+            del self.paused[sequence]
+        else:
+            place = self.running if sequence.status is Status.RUNNING else self.waiting
+            del place[bisect_left(place, sequence.key, key=_key)]

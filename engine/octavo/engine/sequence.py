@@ -1,0 +1,71 @@
+"""One request inside the engine: its tokens, how many of them are computed, and the blocks that hold them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from octavo.engine.block_manager import BlockTable
+
+if TYPE_CHECKING:
+    from array import array
+
+    from octavo.engine.output import FinishReason
+    from octavo.engine.params import SamplingParams
+    from octavo.engine.sampling_state import SamplingState
+
+
+class Status(Enum):
+    """Where the scheduler has a sequence."""
+
+    WAITING = auto()
+    RUNNING = auto()
+    PAUSED = auto()
+    """Its reader fell behind; it takes no part until the reader has caught up."""
+    FINISHED = auto()
+
+
+@dataclass(slots=True, eq=False, kw_only=True)
+class Sequence:
+    """Tokens are prompt and output in one array; everything else that can be derived is a property.
+
+    number: order of arrival, unique in an engine.
+    num_computed_tokens: how many tokens have their keys and values in the blocks of `table`.
+    hashes: chained hashes of the full blocks of `token_ids`; stays empty without prefix caching.
+    num_cached_tokens: how many prompt tokens were found, not computed, when the sequence first ran; None
+        before.
+    """
+
+    number: int
+    token_ids: array[int]
+    num_prompt_tokens: int
+    params: SamplingParams
+    sampling: SamplingState
+    max_tokens: int
+    stop_tokens: frozenset[int]
+    priority: int = 0
+    hold: bool = False
+    status: Status = Status.WAITING
+    num_computed_tokens: int = 0
+    num_cached_tokens: int | None = None
+    hashes: list[bytes] = field(default_factory=list)
+    table: BlockTable = field(default_factory=BlockTable)
+    finish_reason: FinishReason | None = None
+
+    @property
+    def key(self) -> tuple[int, int]:
+        """Who comes first: lower priority value, then earlier arrival."""
+        return self.priority, self.number
+
+    @property
+    def num_output_tokens(self) -> int:
+        return len(self.token_ids) - self.num_prompt_tokens
+
+    @property
+    def num_uncomputed_tokens(self) -> int:
+        return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def is_decoding(self) -> bool:
+        return self.num_uncomputed_tokens == 1

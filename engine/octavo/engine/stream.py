@@ -1,0 +1,129 @@
+"""One request as its client sees it: an asynchronous iterator of deltas."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Self
+
+from octavo.engine.assembler import Assembler
+from octavo.engine.output import Delta, FinishReason
+
+if TYPE_CHECKING:
+    from octavo.engine.async_engine import AsyncEngine
+    from octavo.engine.config import EngineConfig
+    from octavo.engine.engine import NewToken
+    from octavo.engine.errors import EngineStopped
+    from octavo.engine.output import Usage
+    from octavo.engine.sequence import Sequence
+    from octavo.engine.tokenizer import Tokenizer
+
+
+class Stream:
+    """Yields everything produced since the last delta; the last one has a finish reason. Raises
+    EngineStopped.
+
+    Text is made when it is read. A reader that lets `stream_buffer` tokens pile up pauses its sequence, and
+    resumes it by reading.
+    """
+
+    def __init__(
+        self, engine: AsyncEngine, sequence: Sequence, tokenizer: Tokenizer, config: EngineConfig
+    ) -> None:
+        self.prompt_token_ids = sequence.token_ids.tolist()
+        self.held = False
+        self._engine = engine
+        self._sequence = sequence
+        self._config = config
+        self._assembler = Assembler(sequence, tokenizer)
+        self._pending: list[NewToken] = []
+        self._paused = False
+        self._cancelled = False
+        self._error: EngineStopped | None = None
+        self._news = asyncio.Event()
+        self._expiry: asyncio.TimerHandle | None = None
+
+    @property
+    def output_token_ids(self) -> list[int]:
+        """Those that were yielded so far, as are `text` and `usage`."""
+        return self._assembler.token_ids
+
+    @property
+    def text(self) -> str:
+        return self._assembler.text
+
+    @property
+    def usage(self) -> Usage:
+        return self._assembler.usage
+
+    @property
+    def finish_reason(self) -> FinishReason | None:
+        return self._assembler.finish_reason
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Delta:
+        if self.finish_reason is not None:
+            raise StopAsyncIteration
+        await self._news.wait()
+        if self._error is not None:
+            raise self._error
+        new_tokens, self._pending = self._pending, []
+        self._news.clear()
+        if self._paused:
+            self._paused = False
+            self._engine.resume(self._sequence)
+        delta = self._assembler.take(new_tokens, FinishReason.CANCELLED if self._cancelled else None)
+        if delta.finish_reason is not None:
+            self._finished(delta.finish_reason)
+        return delta
+
+    def cancel(self) -> None:
+        """Ends the request; its blocks are free within one step. Nothing happens if it has finished."""
+        if self.finish_reason is None and not self._cancelled and self._error is None:
+            self._cancelled = True
+            self._engine.end(self._sequence, FinishReason.CANCELLED)
+            self._news.set()
+
+    def release(self) -> None:
+        """Ends the hold on a finished request's blocks, if there is one."""
+        if self.held:
+            self.take_hold(keep=False)
+            self._engine.release(self._sequence)
+
+    def take_hold(self, keep: bool) -> Sequence:
+        """For a request that continues this one: the held sequence; the hold is no longer ours unless
+        `keep`."""
+        if not keep:
+            self.held = False
+            if self._expiry is not None:
+                self._expiry.cancel()
+        return self._sequence
+
+    def receive(self, new: NewToken) -> None:
+        """Called by the engine for each token, in order."""
+        self._pending.append(new)
+        self._news.set()
+        if len(self._pending) >= self._config.stream_buffer and not self._paused:
+            self._paused = True
+            self._engine.pause(self._sequence)
+
+    def fail(self, error: EngineStopped) -> None:
+        """Called by the engine when it cannot finish the request."""
+        self._error = error
+        self._news.set()
+
+    def _finished(self, reason: FinishReason) -> None:
+        if self._cancelled:
+            return
+        # A stop string is found here, where the text is, so the engine is told how many tokens count.
+        if reason is FinishReason.STOP:
+            self._engine.end(self._sequence, reason, len(self._assembler.token_ids))
+        if self._sequence.hold:
+            self.held = True
+            loop = asyncio.get_running_loop()
+            self._expiry = loop.call_later(self._config.hold_timeout, self._expire)
+
+    def _expire(self) -> None:
+        # The hold stays the client's; only the blocks go. What continues it is computed again.
+        self._engine.release(self._sequence)
