@@ -1,0 +1,147 @@
+"""Token ids to text as they come: whole characters only, and never a part of a stop string."""
+
+from __future__ import annotations
+
+import codecs
+import re
+from typing import TYPE_CHECKING, Protocol
+
+from tokenizers import decoders
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from octavo.engine.tokenizer import Tokenizer
+
+BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
+
+
+class Detokenizer:
+    """The text of one output. What `push` and `flush` return, joined, is `tokenizer.decode` of all ids.
+
+    With stop strings it is that text up to the first of them, which is left out.
+
+    stopped: a stop string was found; what is pushed after that is ignored.
+    num_tokens: token ids consumed; when stopped, the last of them is the one that completed the stop string.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, stop: tuple[str, ...] = (), skip_special_tokens: bool = True
+    ) -> None:
+        self.stopped = False
+        self.num_tokens = 0
+        self._stop = stop
+        self._held = ""
+        self._token_of = tokenizer.backend.id_to_token
+        self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
+        byte_level = isinstance(tokenizer.backend.decoder, decoders.ByteLevel)
+        self._text: _Text = _ByteLevelText() if byte_level else _WindowText(tokenizer)
+
+    def push(self, token_ids: Sequence[int]) -> str:
+        """The text that is sure now, of these ids and of what was held back before."""
+        emitted = []
+        for token_id in token_ids:
+            if self.stopped:
+                break
+            self.num_tokens += 1
+            token = self._token_of(token_id)
+            if token is None or token_id in self._skipped:
+                continue
+            if text := self._text.push(token_id, token):
+                emitted.append(self._accept(text))
+        return "".join(emitted)
+
+    def flush(self) -> str:
+        """What was held back; an incomplete character becomes U+FFFD. Call it once, after the last push."""
+        if self.stopped:
+            return ""
+        emitted = self._accept(self._text.flush())
+        held, self._held = self._held, ""
+        return emitted + held
+
+    def _accept(self, text: str) -> str:
+        text = self._held + text
+        found = [start for start in map(text.find, self._stop) if start >= 0]
+        if found:
+            self.stopped = True
+            self._held = ""
+            return text[: min(found)]
+        held = self._num_held(text)
+        self._held = text[len(text) - held :]
+        return text[: len(text) - held]
+
+    def _num_held(self, text: str) -> int:
+        """Characters at the end of `text` that may be the beginning of a stop string."""
+        longest = min(len(text), max(map(len, self._stop), default=1) - 1)
+        for length in range(longest, 0, -1):
+            end = text[-length:]
+            if any(stop.startswith(end) for stop in self._stop):
+                return length
+        return 0
+
+
+class _Text(Protocol):
+    """Text that no later token can change. Ids that `tokenizer.decode` leaves out never get here."""
+
+    def push(self, token_id: int, token: str) -> str: ...
+
+    def flush(self) -> str: ...
+
+
+PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+OTHERS = sorted(set(range(256)) - set(PRINTABLE))
+BYTE_OF_CHARACTER = {chr(byte): byte for byte in PRINTABLE} | {
+    chr(256 + index): byte for index, byte in enumerate(OTHERS)
+}
+"""How byte-level tokens are written, since GPT-2: printable bytes as themselves, others from U+0100 on."""
+
+
+class _ByteLevelText:
+    """Byte-level tokens are bytes, so that a UTF-8 decoder is all it takes."""
+
+    def __init__(self) -> None:
+        self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
+
+    def push(self, token_id: int, token: str) -> str:
+        try:
+            data = bytes([BYTE_OF_CHARACTER[character] for character in token])
+        except KeyError:  # an added token, written as it is
+            data = token.encode()
+        return self._utf8.decode(data)
+
+    def flush(self) -> str:
+        return self._utf8.decode(b"", final=True)
+
+
+class _WindowText:
+    """For decoders that treat a token by its neighbours, as SentencePiece's, which strips the first space.
+
+    Tokens are decoded behind some earlier ones, the context, and only what comes after the context's text is
+    new. A run of byte tokens is decoded when it ends: one byte that fits no character spoils the whole run.
+    """
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._context: list[int] = []
+        self._context_text = ""
+        self._pending: list[int] = []
+
+    def push(self, token_id: int, token: str) -> str:
+        self._pending.append(token_id)
+        return "" if BYTE_TOKEN.fullmatch(token) else self._release()
+
+    def flush(self) -> str:
+        return self._release()
+
+    def _release(self) -> str:
+        if not self._pending:
+            return ""
+        text = self._tokenizer.decode(self._context + self._pending, skip_special_tokens=False)
+        new = text[len(self._context_text) :]
+        alone = self._tokenizer.decode(self._pending, skip_special_tokens=False)
+        if alone:
+            self._context, self._context_text = self._pending, alone
+        else:  # a context without text would leave the next token's space to be stripped
+            self._context, self._context_text = self._context + self._pending, text
+        self._pending = []
+        return new
