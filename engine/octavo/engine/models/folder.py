@@ -1,0 +1,97 @@
+"""A model as Hugging Face lays it out: a folder with config.json, safetensors and a tokenizer."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from octavo.engine.errors import ModelError
+from octavo.engine.models.config import Config
+from octavo.engine.models.families import family_of_hugging_face
+from octavo.engine.models.files import ModelFiles, check_shapes
+from octavo.engine.models.names import HUGGING_FACE, checkpoint_name
+from octavo.engine.models.safetensors import DTYPES, read_checkpoint
+from octavo.engine.models.spec import StoredType, Weight
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from octavo.engine.tokenizer import Tokenizer
+
+
+class ModelFolder(ModelFiles):
+    """Weights are read-only views of the mapped files, so that only what is used is ever read."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        config_file = folder / "config.json"
+        if not config_file.is_file():
+            raise ModelError(f"{folder}: no config.json in this folder, so it holds no model")
+        config = Config(str(config_file), read_json(config_file))
+        if config.get("quantization_config") is not None:
+            raise config.refusal(
+                "quantization_config", "is not supported; take the unquantised model or a GGUF file"
+            )
+        self.name = name
+        self.spec = family_of_hugging_face(config).spec(config)
+        self._folder = folder
+        self._config = config
+        self._tensors = self._checked_tensors()
+        sizes: Counter[StoredType] = Counter()
+        for tensor in self._tensors.values():
+            sizes[DTYPES[tensor.dtype][0]] += tensor.stop - tensor.start
+        self.dtype = sizes.most_common(1)[0][0]
+
+    def _checked_tensors(self) -> dict[str, Any]:
+        """The checkpoint's tensors by canonical name."""
+        stored = read_checkpoint(self._folder)
+        shapes = self.spec.weight_shapes()
+        theirs = {name: checkpoint_name(name, HUGGING_FACE) for name in shapes}
+        expected = {theirs[name]: shape for name, shape in shapes.items()}
+        check_shapes(str(self._folder), expected, {name: tensor.shape for name, tensor in stored.items()})
+        for name in expected:
+            if stored[name].dtype not in DTYPES:
+                raise ModelError(
+                    f"{stored[name].file}: {name} is of type {stored[name].dtype}; supported are "
+                    + ", ".join(DTYPES)
+                )
+        return {name: stored[theirs[name]] for name in shapes}
+
+    def weights(self) -> Iterator[Weight]:
+        mapped: dict[Path, np.memmap[Any, Any]] = {}
+        for name, tensor in self._tensors.items():
+            if tensor.file not in mapped:
+                mapped[tensor.file] = np.memmap(tensor.file, np.uint8, mode="r")
+            yield Weight(name, *tensor.read(mapped[tensor.file]))
+
+    def _load_tokenizer(self) -> Tokenizer:
+        from octavo.engine.tokenizer import Tokenizer
+
+        return Tokenizer.from_folder(self._folder)
+
+    def _eos_token_ids(self) -> tuple[int, ...]:
+        """generation_config.json knows best: instruct models list there every token that ends a turn."""
+        generation_file = self._folder / "generation_config.json"
+        generation = read_json(generation_file) if generation_file.is_file() else {}
+        for values in (generation, self._config.values):
+            found = values.get("eos_token_id")
+            if isinstance(found, int):
+                return (found,)
+            if isinstance(found, list) and found:
+                return tuple(found)
+        eos = self.tokenizer().eos_token_id
+        return () if eos is None else (eos,)
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in `file`. Raises ModelError where it is none."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file}: invalid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{file}: must hold a JSON object, not a {type(value).__name__}")
+    return value
