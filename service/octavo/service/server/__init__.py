@@ -1,0 +1,1 @@
+"""The pod's gRPC server: validates, hands requests to the engine, and streams what comes back."""

@@ -1,0 +1,104 @@
+"""The boundary of errors: what is raised inside a method of our services leaves as a gRPC status."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from octavo.engine import InvalidRequest, OctavoError
+from octavo.service.server.status import status_of
+from octavo.service.server.wire import parse
+from octavo.v1 import engine_pb2, inference_pb2
+
+if TYPE_CHECKING:
+    from google.protobuf.message import Message
+
+log = logging.getLogger(__name__)
+
+Behaviour = Callable[[Any, grpc.aio.ServicerContext[Any, Any]], Awaitable[Any]]
+CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+@dataclass(frozen=True, slots=True)
+class Malformed:
+    """Stands for a message that could not be read; gRPC would end the call with INTERNAL and no reason."""
+
+    error: InvalidRequest
+
+
+class Boundary(grpc.aio.ServerInterceptor):
+    """Reads the requests of our services strictly, and turns errors into statuses with details.
+
+    A stream's handler finds a `Malformed` among its requests and answers it as it sees fit; a call with
+    one request is refused here.
+    """
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler: Any = await continuation(handler_call_details)
+        message_type = REQUEST_TYPES.get(handler_call_details.method)
+        if handler is None or message_type is None:
+            return handler
+        kind = _kind(handler)
+        return handler._replace(
+            request_deserializer=_reader(message_type), **{kind: _guarded(getattr(handler, kind))}
+        )
+
+
+def _request_types() -> dict[str, type[Message]]:
+    found: dict[str, type[Message]] = {}
+    for module in (inference_pb2, engine_pb2):
+        for service in module.DESCRIPTOR.services_by_name.values():
+            for method in service.methods:
+                path = f"/{service.full_name}/{method.name}"
+                found[path] = getattr(module, method.input_type.name)
+    return found
+
+
+REQUEST_TYPES = _request_types()
+
+
+def _kind(handler: Any) -> str:
+    request, response = (
+        "stream" if streaming else "unary"
+        for streaming in (handler.request_streaming, handler.response_streaming)
+    )
+    return f"{request}_{response}"
+
+
+def _reader(message_type: type[Message]) -> Callable[[bytes], Message | Malformed]:
+    def read(data: bytes) -> Message | Malformed:
+        try:
+            return parse(message_type, data)
+        except InvalidRequest as error:
+            return Malformed(error)
+
+    return read
+
+
+def _guarded(behaviour: Behaviour) -> Behaviour:
+    async def guarded(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        failure: Exception
+        try:
+            if isinstance(request, Malformed):
+                raise request.error
+            return await behaviour(request, context)
+        except OctavoError as error:
+            failure = error
+        except (grpc.RpcError, grpc.aio.AbortError, grpc.aio.UsageError):
+            raise
+        except Exception as error:
+            log.exception("unexpected error in %s", getattr(behaviour, "__qualname__", behaviour))
+            failure = error
+        status = status_of(failure)
+        trailer = (("grpc-status-details-bin", status.SerializeToString()),)
+        return await context.abort(CODES[status.code], status.message, trailer)
+
+    return guarded

@@ -1,0 +1,125 @@
+"""Requests as the engine takes them: every field of the protocol is read, checked and converted here."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from octavo.engine import InvalidRequest, SamplingParams, Violation
+from octavo.engine.chat import ChatMessage, ChatTemplate
+from octavo.service.server.refusals import UnknownModel, within
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from octavo.engine.async_engine import AsyncEngine
+    from octavo.v1 import inference_pb2 as pb
+
+MAX_ID_LENGTH = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """A prompt as tokens, and as the messages that they were rendered from if it is a chat."""
+
+    token_ids: Sequence[int]
+    messages: tuple[ChatMessage, ...] | None = None
+
+
+class RequestReader:
+    """Reads the messages of the protocol for one engine. Every method raises InvalidRequest."""
+
+    def __init__(self, engine: AsyncEngine, served_name: str) -> None:
+        self.tokenizer = engine.tokenizer
+        self.vocab_size = engine.model.vocab_size
+        self.served_name = served_name
+
+    def check_model(self, name: str) -> None:
+        if name and name != self.served_name:
+            rule = f"must be empty or {self.served_name!r}, the model that is served here"
+            raise UnknownModel(Violation("model", name, rule))
+
+    def sampling(self, message: pb.SamplingParams) -> SamplingParams:
+        """The engine's parameters: the names agree, and what is not set keeps the engine's default."""
+        values: dict[str, Any] = {}
+        for field in message.DESCRIPTOR.fields:
+            value = getattr(message, field.name)
+            if field.is_repeated:
+                values[field.name] = tuple(value)
+            elif not field.has_presence or message.HasField(field.name):
+                values[field.name] = value
+        params = SamplingParams(**values)
+        with within("sampling"):
+            params.validate(self.vocab_size)
+        return params
+
+    async def prompt(self, message: pb.Prompt) -> Prompt:
+        with within("prompt"):
+            match message.WhichOneof("input"):
+                case "text":
+                    return Prompt(await self.encode(_not_empty("text", message.text)))
+                case "chat":
+                    messages = self.messages(message.chat)
+                    return Prompt(await self.chat(messages), messages)
+                case "token_ids":
+                    return Prompt(self.token_ids("token_ids.ids", message.token_ids.ids))
+        raise _nothing_set("prompt", "text, chat, token_ids")
+
+    def token_ids(self, field: str, ids: Sequence[int], *, may_be_empty: bool = False) -> list[int]:
+        if not ids and not may_be_empty:
+            raise InvalidRequest(Violation(field, [], "must not be empty"))
+        if ids and max(ids) >= self.vocab_size:
+            at = next(i for i, token in enumerate(ids) if token >= self.vocab_size)
+            rule = f"must be in the vocabulary, less than {self.vocab_size}"
+            raise InvalidRequest(Violation(f"{field}[{at}]", ids[at], rule))
+        return list(ids)
+
+    async def tokenize(self, message: pb.TokenizeRequest) -> list[int]:
+        explicit = message.HasField("add_special_tokens")
+        match message.WhichOneof("input"):
+            case "text":
+                return await self.encode(message.text, message.add_special_tokens if explicit else True)
+            case "chat":
+                if explicit:
+                    rule = "must not be set with chat: the template writes its own special tokens"
+                    raise InvalidRequest(Violation("add_special_tokens", message.add_special_tokens, rule))
+                return await self.chat(self.messages(message.chat))
+        raise _nothing_set("input", "text, chat")
+
+    def messages(self, chat: pb.Chat) -> tuple[ChatMessage, ...]:
+        if not chat.messages:
+            raise InvalidRequest(Violation("chat.messages", [], "must not be empty"))
+        return tuple(ChatMessage(role=message.role, content=message.content) for message in chat.messages)
+
+    async def chat(self, messages: Sequence[ChatMessage]) -> list[int]:
+        with within("chat"):
+            text = await asyncio.to_thread(self.template.render, list(messages))
+        return await self.encode(text, add_special_tokens=False)
+
+    @property
+    def template(self) -> ChatTemplate:
+        if self.tokenizer.chat_template is None:
+            rule = f"{self.served_name!r} has no chat template; give text or token_ids"
+            raise InvalidRequest(Violation("messages", "a chat", rule))
+        return self.tokenizer.chat_template
+
+    async def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+        # In a thread: a long text takes long, and the streams of others must go on.
+        return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens)
+
+
+def request_id(field: str, value: str) -> str:
+    if not 1 <= len(value) <= MAX_ID_LENGTH:
+        raise InvalidRequest(Violation(field, value, f"must have 1 to {MAX_ID_LENGTH} characters"))
+    return value
+
+
+def _not_empty(field: str, value: str) -> str:
+    if not value:
+        raise InvalidRequest(Violation(field, value, "must not be empty"))
+    return value
+
+
+def _nothing_set(field: str, choices: str) -> InvalidRequest:
+    return InvalidRequest(Violation(field, None, f"is required: one of {choices}"))

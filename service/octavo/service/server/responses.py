@@ -1,0 +1,74 @@
+"""What the engine tells, as messages of the protocol."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from octavo.engine import Delta, FinishReason, TokenLogprobs, Usage
+from octavo.v1 import engine_pb2, inference_pb2
+
+if TYPE_CHECKING:
+    from octavo.engine.info import EngineLoad, ModelInfo
+
+FINISH_REASONS = {
+    FinishReason.EOS: inference_pb2.FINISH_REASON_EOS,
+    FinishReason.STOP: inference_pb2.FINISH_REASON_STOP,
+    FinishReason.LENGTH: inference_pb2.FINISH_REASON_LENGTH,
+    FinishReason.CANCELLED: inference_pb2.FINISH_REASON_CANCELLED,
+}
+
+
+def delta_message(delta: Delta) -> inference_pb2.Delta:
+    return inference_pb2.Delta(
+        text=delta.text,
+        token_ids=delta.token_ids,
+        logprobs=map(_logprobs_message, delta.logprobs),
+        finish_reason=FINISH_REASONS[delta.finish_reason] if delta.finish_reason else None,
+        usage=usage_message(delta.usage),
+    )
+
+
+def usage_message(usage: Usage) -> inference_pb2.Usage:
+    return inference_pb2.Usage(
+        prompt_tokens=usage.num_prompt_tokens,
+        output_tokens=usage.num_output_tokens,
+        cached_prompt_tokens=usage.num_cached_tokens,
+    )
+
+
+def _logprobs_message(logprobs: TokenLogprobs) -> inference_pb2.TokenLogprobs:
+    return inference_pb2.TokenLogprobs(
+        chosen=inference_pb2.TokenLogprob(token_id=logprobs.token_id, logprob=logprobs.logprob),
+        top=[inference_pb2.TokenLogprob(token_id=token, logprob=value) for token, value in logprobs.top],
+    )
+
+
+def model_message(model: ModelInfo, name: str, *, has_chat_template: bool) -> inference_pb2.Model:
+    return inference_pb2.Model(
+        name=name,
+        family=model.family,
+        dtype=model.dtype,
+        device=model.device,
+        vocab_size=model.vocab_size,
+        max_model_len=model.max_model_len,
+        eos_token_ids=model.eos_token_ids,
+        has_chat_template=has_chat_template,
+        block_size=model.block_size,
+        num_blocks=model.num_blocks,
+        block_bytes=model.block_bytes,
+    )
+
+
+def load_message(load: EngineLoad) -> engine_pb2.Load:
+    return engine_pb2.Load(
+        total_blocks=load.total_blocks,
+        held_blocks=load.held_blocks,
+        cached_blocks=load.cached_blocks,
+        running=load.running,
+        waiting=load.waiting,
+        waiting_tokens=load.waiting_tokens,
+        output_tokens_per_second=load.output_tokens_per_second,
+        total_output_tokens=load.total_output_tokens,
+        total_preemptions=load.preemptions,
+        draining=load.draining,
+    )

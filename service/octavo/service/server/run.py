@@ -1,0 +1,74 @@
+"""The life of the process behind `octavo serve`: bind, load, serve until a signal, drain, end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from typing import TYPE_CHECKING, Any
+
+from octavo.engine import EngineStopped
+from octavo.service.loading import load
+from octavo.service.server.server import Server
+
+if TYPE_CHECKING:
+    from octavo.engine import EngineConfig
+    from octavo.service.config import ServerConfig
+
+log = logging.getLogger("octavo")
+
+
+async def serve(engine_config: EngineConfig, server_config: ServerConfig, started: float) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    started: when the process began (time.monotonic), for the log.
+    Raises ConfigError or ModelError if it cannot begin, EngineStopped if the engine fails.
+    """
+    server = Server(server_config, server_config.address)
+    # Nobody is served yet, so the loop may stand still meanwhile, and the signals keep their default effect.
+    engine = load(engine_config)
+    signalled = _signals()
+    await server.start(engine)
+    model = engine.model
+    log.info(
+        "ready in %.1f s: %s on %s (%d KV blocks of %d tokens, context of %d tokens, %s, %s)",
+        time.monotonic() - started,
+        server_config.served_name or model.name,
+        server.address,
+        model.num_blocks,
+        model.block_size,
+        model.max_model_len,
+        model.dtype,
+        model.device,
+    )
+    failed = asyncio.ensure_future(engine.failed.wait())
+    ends: set[asyncio.Future[Any]] = {signalled, failed}
+    await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    if failed.done():
+        await server.stop()
+        raise EngineStopped("the engine has failed; its log tells more")
+    failed.cancel()
+    log.info(
+        "%s: draining; running requests may go on for %g s (a second signal ends at once)",
+        signalled.result().name,
+        server_config.grace_period,
+    )
+    await server.stop(server_config.grace_period)
+    log.info("stopped")
+
+
+def _signals() -> asyncio.Future[signal.Signals]:
+    """The first SIGTERM or SIGINT; the second one has its default effect again."""
+    loop = asyncio.get_running_loop()
+    first: asyncio.Future[signal.Signals] = loop.create_future()
+
+    def receive(received: signal.Signals) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        first.set_result(received)
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, receive, number)
+    return first

@@ -1,0 +1,104 @@
+"""The gRPC server: a port, the services on it, and the order in which it goes out of service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from octavo.engine import ConfigError
+from octavo.service.server.boundary import Boundary
+from octavo.service.server.engine import Engine
+from octavo.service.server.inference import Inference
+from octavo.v1 import engine_pb2, engine_pb2_grpc, inference_pb2, inference_pb2_grpc
+
+if TYPE_CHECKING:
+    from octavo.engine.async_engine import AsyncEngine
+    from octavo.service.config import ServerConfig
+
+SERVICES = (
+    inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name,
+    engine_pb2.DESCRIPTOR.services_by_name["Engine"].full_name,
+)
+MARGIN = 1.0
+"""Seconds beyond the grace period for a drain to end what is left."""
+LAST_WORDS = 2.0
+"""Seconds for clients to take their last messages once no request runs any longer."""
+
+
+def options(config: ServerConfig) -> list[tuple[str, int]]:
+    return [
+        # Otherwise a second server on the same port starts without a word, and takes half of the calls.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_receive_message_length", config.max_message_size),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", 1024),
+        # A peer that vanished without a word, its machine off or its network cut, is noticed within 30 s.
+        ("grpc.keepalive_time_ms", 20_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+    ]
+
+
+class Server:
+    """Listens at once, so that a taken port is found before minutes go into a model; serves after `start`."""
+
+    def __init__(self, config: ServerConfig, address: str) -> None:
+        """address: host:port, or unix:path. ConfigError if nothing can listen there. Needs a running loop."""
+        self.config = config
+        self._grpc = grpc.aio.server(interceptors=[Boundary()], options=options(config))
+        self._health = health.aio.HealthServicer()
+        self._stopped = asyncio.Event()
+        self._drained: asyncio.Task[None] | None = None
+        self._engine: AsyncEngine | None = None
+        try:
+            port = self._grpc.add_insecure_port(address)
+        except RuntimeError:
+            rule = "cannot be listened on: it is in use, or no address of this machine"
+            raise ConfigError(f"address {address}: {rule}") from None
+        self.address = address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+
+    async def start(self, engine: AsyncEngine) -> None:
+        """Serves a loaded engine, which it starts."""
+        self._engine = engine
+        await engine.start()
+        served_name = self.config.served_name or engine.model.name
+        inference = Inference(engine, served_name, self._stopped)
+        cluster = Engine(engine, self.config.grace_period, self.drain, self._stopped)
+        inference_pb2_grpc.add_InferenceServicer_to_server(inference, self._grpc)
+        engine_pb2_grpc.add_EngineServicer_to_server(cluster, self._grpc)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)
+        reflection.enable_server_reflection(
+            (*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME), self._grpc
+        )
+        for service in SERVICES:
+            await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
+        await self._grpc.start()
+
+    async def drain(self, grace: float) -> None:
+        """Health turns NOT_SERVING, new requests are refused, running ones end within `grace` seconds.
+
+        Can be called again, and cancelled: it drains once, to the end, with the first call's grace.
+        """
+        if self._drained is None:
+            self._drained = asyncio.create_task(self._drain(grace))
+        await asyncio.shield(self._drained)
+
+    async def _drain(self, grace: float) -> None:
+        assert self._engine is not None
+        await self._health.enter_graceful_shutdown()
+        await self._engine.drain(grace)
+
+    async def stop(self, grace: float = 0.0) -> None:
+        """Drains, ends the calls that are open without a request in them, and gives back port and engine."""
+        if self._engine is not None:
+            with contextlib.suppress(TimeoutError):  # a Drain before may have been more patient
+                await asyncio.wait_for(self.drain(grace), grace + MARGIN)
+            await self._engine.stop()
+        self._stopped.set()
+        await self._grpc.stop(LAST_WORDS)

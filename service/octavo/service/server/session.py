@@ -1,0 +1,206 @@
+"""One bidirectional stream: many requests, told apart by the client's ids."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from octavo.engine import EngineStopped, InvalidRequest, OctavoError, Violation
+from octavo.service.server.boundary import Malformed
+from octavo.service.server.refusals import (
+    DuplicateRequest,
+    NotHeld,
+    TooManyRequests,
+    UnknownRequest,
+    within,
+)
+from octavo.service.server.requests import RequestReader, request_id
+from octavo.service.server.responses import delta_message
+from octavo.service.server.status import status_of
+from octavo.service.server.turns import Turn, following_prompt
+from octavo.v1 import inference_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from octavo.engine.async_engine import AsyncEngine
+
+log = logging.getLogger(__name__)
+
+MAX_REQUESTS = 1024
+"""Running and held ones of one session: a client that forgets to release what it holds is told so."""
+
+
+class Session:
+    """Handles commands in their order; each request's output is pumped by a task of its own.
+
+    Nothing is buffered here: a pump takes the next delta from the engine when gRPC has taken the last
+    one. So if the client stops reading, the engine pauses the sequences of this session, and those of no
+    other.
+    """
+
+    def __init__(
+        self,
+        engine: AsyncEngine,
+        reader: RequestReader,
+        write: Callable[[pb.SessionResponse], Awaitable[None]],
+    ) -> None:
+        self._engine = engine
+        self._reader = reader
+        self._write = write
+        self._write_lock = asyncio.Lock()
+        self._turns: dict[str, Turn] = {}
+        """Requests that run or are held."""
+
+    async def run(
+        self, commands: AsyncIterator[pb.SessionRequest | Malformed], stopped: asyncio.Event
+    ) -> None:
+        """Serves until the client is done and every request has ended. EngineStopped if `stopped` is set."""
+        try:
+            async with asyncio.TaskGroup() as pumps:
+                async for command in _until(stopped, commands):
+                    await self._handle(command, pumps)
+        finally:
+            for turn in self._turns.values():
+                turn.stream.cancel()
+                turn.stream.release()
+        if stopped.is_set():
+            raise EngineStopped("the server has stopped")
+
+    async def _handle(self, command: pb.SessionRequest | Malformed, pumps: asyncio.TaskGroup) -> None:
+        name = "" if isinstance(command, Malformed) else command.request_id
+        try:
+            if isinstance(command, Malformed):
+                raise command.error
+            request_id("request_id", name)
+            kind = command.WhichOneof("command")
+            match kind:
+                case "submit":
+                    self._check_new(name)
+                    with within(kind):
+                        turn = await self._submit(command.submit)
+                case "continuation":
+                    self._check_new(name)
+                    with within(kind):
+                        turn = await self._continue(command.continuation)
+                case "cancel":
+                    self._cancel(name)
+                    return
+                case _:
+                    rule = "is required: one of submit, continuation, cancel"
+                    raise InvalidRequest(Violation("command", None, rule))
+        except Exception as error:
+            rejected = _status_of(error, "a command of a session")
+            await self._send(pb.SessionResponse(request_id=name, rejected=rejected))
+        else:
+            self._turns[name] = turn
+            pumps.create_task(self._pump(name, turn))
+
+    async def _submit(self, submit: pb.Submit) -> Turn:
+        self._reader.check_model(submit.model)
+        params = self._reader.sampling(submit.sampling)
+        prompt = await self._reader.prompt(submit.prompt)
+        stream = self._engine.submit(prompt.token_ids, params, priority=submit.priority, hold=submit.hold)
+        return Turn(stream, prompt.messages, submit.hold)
+
+    async def _continue(self, continuation: pb.Continue) -> Turn:
+        parent = self._held(continuation.from_request_id)
+        params = self._reader.sampling(continuation.sampling)
+        prompt = await following_prompt(self._reader, parent, continuation.prompt)
+        self._held(continuation.from_request_id)
+        stream = self._engine.submit(
+            prompt.token_ids,
+            params,
+            priority=continuation.priority,
+            hold=continuation.hold,
+            continues=parent.stream,
+            keep_parent=continuation.keep_parent,
+        )
+        if not continuation.keep_parent:
+            del self._turns[continuation.from_request_id]
+        return Turn(stream, prompt.messages, continuation.hold)
+
+    def _cancel(self, name: str) -> None:
+        turn = self._turns.get(name)
+        if turn is None:
+            raise UnknownRequest(Violation("request_id", name, "must be of a running or a held request"))
+        turn.hold = False
+        turn.stream.cancel()
+        if not turn.running:
+            turn.stream.release()
+            del self._turns[name]
+
+    def _check_new(self, name: str) -> None:
+        if name in self._turns:
+            rule = "must not be the id of a running or held request of this session"
+            raise DuplicateRequest(Violation("request_id", name, rule))
+        if len(self._turns) >= MAX_REQUESTS:
+            rule = f"must be one of at most {MAX_REQUESTS} running and held requests of a session"
+            raise TooManyRequests(Violation("request_id", name, rule))
+
+    def _held(self, name: str) -> Turn:
+        turn = self._turns.get(name)
+        if turn is None:
+            rule = "must be the id of a held request of this session"
+            raise UnknownRequest(Violation("from_request_id", name, rule))
+        if turn.running:
+            raise NotHeld(Violation("from_request_id", name, "must be of a finished request; it is running"))
+        if not turn.stream.held:
+            raise NotHeld(Violation("from_request_id", name, "must be of a held request; its hold has ended"))
+        return turn
+
+    async def _pump(self, name: str, turn: Turn) -> None:
+        accepted = pb.Accepted(prompt_tokens=len(turn.stream.prompt_token_ids))
+        await self._send(pb.SessionResponse(request_id=name, accepted=accepted))
+        while True:
+            try:
+                delta = await anext(turn.stream, None)
+            except Exception as error:
+                self._forget(name, turn)
+                failed = _status_of(error, "a request of a session")
+                return await self._send(pb.SessionResponse(request_id=name, failed=failed))
+            if delta is None:
+                return None
+            if delta.finish_reason is not None:
+                self._settle(name, turn)  # before the client knows: it may use the id again at once
+            await self._send(pb.SessionResponse(request_id=name, delta=delta_message(delta)))
+
+    def _settle(self, name: str, turn: Turn) -> None:
+        if not turn.hold:
+            turn.stream.release()
+            self._forget(name, turn)
+
+    def _forget(self, name: str, turn: Turn) -> None:
+        if self._turns.get(name) is turn:
+            del self._turns[name]
+
+    async def _send(self, response: pb.SessionResponse) -> None:
+        async with self._write_lock:
+            await self._write(response)
+
+
+def _status_of(error: Exception, where: str) -> pb.Status:
+    if not isinstance(error, OctavoError):
+        log.error("unexpected error in %s", where, exc_info=error)
+    return status_of(error)
+
+
+async def _until(
+    stopped: asyncio.Event, commands: AsyncIterator[pb.SessionRequest | Malformed]
+) -> AsyncIterator[pb.SessionRequest | Malformed]:
+    """The commands up to the client's last one, or until `stopped` is set."""
+    end = asyncio.ensure_future(stopped.wait())
+    iterator = aiter(commands)
+    try:
+        while True:
+            command = asyncio.ensure_future(anext(iterator, None))
+            try:
+                await asyncio.wait({command, end}, return_when=asyncio.FIRST_COMPLETED)
+                if not command.done() or (read := command.result()) is None:
+                    return
+            finally:
+                command.cancel()
+            yield read
+    finally:
+        end.cancel()

@@ -1,0 +1,101 @@
+"""Messages off the wire: bytes to a message, or to the field that makes it no valid one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import DecodeError, Message
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from octavo.engine import InvalidRequest, Violation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
+
+
+def parse(message_type: type[Message], data: bytes) -> Message:
+    """The message, all of whose fields and enum values are known. InvalidRequest names the first bad field.
+
+    Protobuf keeps fields that it does not know, for programs that pass messages on. A server that
+    ignored them would ignore what a newer client asks for.
+    """
+    message = message_type()
+    try:
+        message.ParseFromString(data)
+    except DecodeError:
+        bad = _invalid_string(message_type.DESCRIPTOR, memoryview(data))
+        raise InvalidRequest(bad or Violation("", data, "is no valid protobuf message")) from None
+    if unknown := next(_unknown(message, ""), None):
+        raise InvalidRequest(unknown)
+    return message
+
+
+def _invalid_string(descriptor: Any, data: memoryview) -> Violation | None:
+    """The first string, in the order of the wire, that is not valid UTF-8; None if it is another mistake."""
+    try:
+        for number, value in _delimited_fields(data):
+            field = descriptor.fields_by_number.get(number)
+            if field is None:
+                continue
+            if field.type == FieldDescriptor.TYPE_MESSAGE:
+                inner = _invalid_string(field.message_type, value)
+                if inner:
+                    return Violation(f"{field.name}.{inner.field}", inner.value, inner.rule)
+            elif field.type == FieldDescriptor.TYPE_STRING:
+                try:
+                    bytes(value).decode()
+                except UnicodeDecodeError:
+                    return Violation(field.name, bytes(value), "must be valid UTF-8")
+    except (IndexError, ValueError):
+        return None
+    return None
+
+
+def _delimited_fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Number and bytes of each length-delimited field (protobuf.dev, Encoding). IndexError if cut off."""
+    at = 0
+    while at < len(data):
+        tag, at = _varint(data, at)
+        kind = tag & 7
+        if kind == VARINT:
+            _, at = _varint(data, at)
+        elif kind == DELIMITED:
+            size, at = _varint(data, at)
+            if at + size > len(data):
+                raise IndexError(at)
+            yield tag >> 3, data[at : at + size]
+            at += size
+        elif kind in (FIXED32, FIXED64):
+            at += 4 if kind == FIXED32 else 8
+        else:
+            raise ValueError(kind)
+
+
+def _varint(data: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        value |= (byte & 0x7F) << shift
+        at, shift = at + 1, shift + 7
+        if byte < 0x80:
+            return value, at
+
+
+def _unknown(message: Message, path: str) -> Iterator[Violation]:
+    name = message.DESCRIPTOR.full_name
+    unknown_fields: Any = UnknownFieldSet(message)
+    for unknown in unknown_fields:
+        rule = f"field number {unknown.field_number} of {name} is not known to this server"
+        yield Violation(path.rstrip(".") or name, unknown.data, rule)
+    for field, value in message.ListFields():
+        if field.type == FieldDescriptor.TYPE_MESSAGE:
+            if field.is_repeated:
+                for i, element in enumerate(value):
+                    yield from _unknown(element, f"{path}{field.name}[{i}].")
+            else:
+                yield from _unknown(value, f"{path}{field.name}.")
+        elif (enum := field.enum_type) is not None and value not in enum.values_by_number:
+            yield Violation(path + field.name, value, f"must be a value of {enum.full_name}")
