@@ -1,0 +1,175 @@
+"""The `octavo` command: its parts, and how it ends when something is wrong."""
+
+from __future__ import annotations
+
+import sys
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from octavo.engine import ConfigError, EngineStopped, ModelError
+from octavo.service.config import CONFIG_VARIABLE, DEFAULT_MODEL, ENGINE_SETTINGS, SERVER_SETTINGS
+from octavo.service.config import SERVER_VARIABLE as ADDRESS_VARIABLE
+from octavo.service.options import sampling_settings, takes
+
+STARTED = time.monotonic()
+
+app = typer.Typer(
+    name="octavo",
+    help="Serve large language models from paged memory, and talk to them.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", metavar="FILE", help=f"YAML file with settings by name ({CONFIG_VARIABLE})."),
+]
+Address = Annotated[
+    str | None,
+    typer.Option(
+        "--server",
+        metavar="ADDRESS",
+        envvar=ADDRESS_VARIABLE,
+        help="Talk to the server at this address, such as localhost:50051, instead of loading a model here.",
+    ),
+]
+SETTINGS_EPILOG = (
+    "A setting is taken from its flag, else from the environment (--max-model-len is OCTAVO_MAX_MODEL_LEN), "
+    "else from the YAML file (max_model_len), else it has the default shown."
+)
+
+
+def main() -> None:
+    """Exit code 2 for what the user can mend before trying again, 1 for what failed on the way."""
+    from octavo.service.client import ServerError
+
+    try:
+        app()
+    except (ConfigError, ModelError) as error:
+        _fail(str(error), 2)
+    except (EngineStopped, ServerError) as error:
+        _fail(str(error), 1)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"octavo: {' '.join(message.split())}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"octavo {version('octavo')}")
+        raise typer.Exit
+
+
+@app.callback()
+def octavo(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command(epilog=SETTINGS_EPILOG)
+@takes(engine=[setting for setting in ENGINE_SETTINGS if setting.name != "model"], server=SERVER_SETTINGS)
+def serve(
+    model: Annotated[
+        str | None,
+        typer.Argument(
+            help=f"A folder, a .gguf file, or a Hugging Face id (OCTAVO_MODEL). \\[default: {DEFAULT_MODEL}]",
+            show_default=False,
+        ),
+    ] = None,
+    config: ConfigFile = None,
+    *,
+    engine: dict[str, object],
+    server: dict[str, object],
+) -> None:
+    """Serve a model over gRPC until SIGTERM or Ctrl-C.
+
+    [dim]Examples:[/dim]
+
+    octavo serve [dim](the small model that comes with Octavo)[/dim]
+
+    octavo serve Qwen/Qwen3-0.6B --port 8000
+
+    octavo serve model.gguf --kv-cache-memory 2Gi --max-model-len 8192
+
+    OCTAVO_HOST=0.0.0.0 octavo serve --config octavo.yaml
+    """
+    from octavo.service.commands import serve_model
+
+    flags = engine | server | ({"model": model} if model else {})
+    serve_model(flags, config, STARTED)
+
+
+@app.command(epilog=SETTINGS_EPILOG)
+@takes(sampling=sampling_settings(), engine=ENGINE_SETTINGS)
+def chat(
+    prompt: Annotated[
+        str | None, typer.Argument(help="Answer this and end; without it, chat (or answer what is piped in).")
+    ] = None,
+    server: Address = None,
+    system: Annotated[
+        str | None, typer.Option(metavar="TEXT", help="Instructions before the first message.")
+    ] = None,
+    config: ConfigFile = None,
+    *,
+    sampling: dict[str, object],
+    engine: dict[str, object],
+) -> None:
+    """Chat with a model: one that is loaded here, or one that a server has.
+
+    Each turn continues the one before in the KV cache, so only the new tokens are computed. The figures of
+    each answer go to stderr.
+
+    [dim]Examples:[/dim]
+
+    octavo chat [dim](with the small model that comes with Octavo, right here)[/dim]
+
+    octavo chat --server localhost:50051 --temperature 0
+
+    octavo chat --model Qwen/Qwen3-0.6B "Why is the sky blue?"
+
+    git diff | octavo chat --system "Write a commit message for this change."
+    """
+    from octavo.service.commands import chat_with_model
+
+    chat_with_model(prompt, server, system, sampling, engine, config)
+
+
+@app.command(epilog=SETTINGS_EPILOG)
+@takes(sampling=sampling_settings(), engine=ENGINE_SETTINGS)
+def generate(
+    prompt: Annotated[
+        str | None, typer.Argument(help="Text to go on from; what is piped in if not given.")
+    ] = None,
+    server: Address = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print one JSON object with tokens, usage and figures at the end.")
+    ] = False,
+    config: ConfigFile = None,
+    *,
+    sampling: dict[str, object],
+    engine: dict[str, object],
+) -> None:
+    """Go on from a text, as it is: no chat, no template.
+
+    [dim]Examples:[/dim]
+
+    octavo generate "The three laws of robotics are" --max-tokens 100
+
+    octavo generate "2 + 2 =" --temperature 0 --max-tokens 4 --json --server localhost:50051
+    """
+    from octavo.service.commands import generate_text
+
+    generate_text(prompt, server, json, sampling, engine, config)
