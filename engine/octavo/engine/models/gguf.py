@@ -49,7 +49,7 @@ class GGUFFile:
             self._data = mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ)
         try:
             self._read_header()
-        except (struct.error, UnicodeDecodeError, KeyError, OverflowError, RecursionError) as error:
+        except (struct.error, ArithmeticError, LookupError, RecursionError, TypeError, ValueError) as error:
             raise ModelError(
                 f"{path}: cut off or corrupt: byte {self._position} of {len(self._data)}: {error}"
             ) from error

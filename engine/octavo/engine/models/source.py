@@ -36,6 +36,8 @@ def open_model(model: str, revision: str | None = None) -> ModelFiles:
     revision: branch, tag or commit of a Hugging Face id.
     Raises ModelError for what cannot be found, is damaged or is not supported.
     """
+    if not model:
+        raise ModelError("no model is given: name a folder, a .gguf file or a Hugging Face id")
     path = Path(model).expanduser()
     if path.is_dir():
         return _open_folder(path, path.resolve().name)
@@ -43,12 +45,7 @@ def open_model(model: str, revision: str | None = None) -> ModelFiles:
         return _open_gguf(path, path.stem)
     if model == EMBEDDED_MODEL:
         return _open_gguf(_embedded_file(), EMBEDDED_MODEL)
-    if (
-        path.suffix == ".gguf"
-        or model.startswith(("/", "./", "../", "~"))
-        or model.count("/") > 1
-        or not model
-    ):
+    if path.suffix == ".gguf" or model.startswith(("/", "./", "../", "~")) or model.count("/") > 1:
         raise ModelError(f"{model!r}: no such file or folder")
     return _open_folder(_fetch(model, revision), model)
 
@@ -80,10 +77,17 @@ def _embedded_file() -> Path:
 
 
 def _fetch(model: str, revision: str | None) -> Path:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import errors, snapshot_download
 
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=HUB_FILES))
+    except errors.GatedRepoError as error:
+        reason = "its terms must be accepted there first, and a login made with: hf auth login"
+        raise ModelError(f"{model}: {reason}") from error
+    except errors.RepositoryNotFoundError as error:
+        raise ModelError(f"{model}: no such file or folder, nor repository on Hugging Face") from error
+    except errors.RevisionNotFoundError as error:
+        raise ModelError(f"{model}: no revision {revision!r} on Hugging Face") from error
     except Exception as error:  # its HTTP library's errors are of no common class, nor of one in all versions
         reason = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__)
         raise ModelError(f"{model}: no such file or folder, and not from Hugging Face: {reason}") from error
