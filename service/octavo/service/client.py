@@ -17,6 +17,8 @@ from octavo.v1.inference_pb2_grpc import InferenceStub
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+PATIENCE = 10.0
+"""Seconds for a server to answer a question that costs it nothing."""
 DETAILS_TRAILER = "grpc-status-details-bin"
 
 
@@ -61,17 +63,17 @@ class Client:
         await self._channel.close()
 
     async def model(self) -> inference_pb2.Model:
-        """The model that is served. Waits for a server that is about to listen, up to 10 s."""
+        """The model that is served."""
         request = inference_pb2.GetModelRequest()
         try:
-            answer = await self._inference.GetModel(request, wait_for_ready=True, timeout=10)
+            answer = await self._inference.GetModel(request, timeout=PATIENCE)
         except grpc.aio.AioRpcError as error:
             raise ServerError.of_call(error) from None
         return answer.model  # type: ignore[no-any-return]
 
     async def load(self) -> engine_pb2.Load:
         """The load now."""
-        call = self._engine.WatchLoad(engine_pb2.WatchLoadRequest())
+        call = self._engine.WatchLoad(engine_pb2.WatchLoadRequest(), timeout=PATIENCE)
         try:
             answer = await call.read()
         except grpc.aio.AioRpcError as error:

@@ -80,7 +80,7 @@ class Chat:
         finally:
             loop.remove_signal_handler(signal.SIGINT)
         print()
-        self._console.print(str(figures), style="dim", highlight=False)
+        self._console.print(str(figures), style="dim", highlight=False, soft_wrap=True)
 
     async def restart(self) -> None:
         await self._conversation.restart()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
+ADDRESS = re.compile(r"unix:\S+|[^\s/]+:\d+")
+
 
 @asynccontextmanager
 async def connected(
@@ -27,6 +30,8 @@ async def connected(
         if flags:
             given = ", ".join("--" + name.replace("_", "-") for name in flags)
             raise ConfigError(f"{given}: is for a model that is loaded here, not for the server {address}")
+        if not ADDRESS.fullmatch(address):
+            raise ConfigError(f"flag --server: must be host:port or unix:path (got {address!r})")
         async with Client(address) as client:
             yield client
         return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 from google.protobuf.descriptor import FieldDescriptor
@@ -35,20 +36,23 @@ def parse(message_type: type[Message], data: bytes) -> Message:
 
 def _invalid_string(descriptor: Any, data: memoryview) -> Violation | None:
     """The first string, in the order of the wire, that is not valid UTF-8; None if it is another mistake."""
+    counts: Counter[int] = Counter()
     try:
         for number, value in _delimited_fields(data):
             field = descriptor.fields_by_number.get(number)
             if field is None:
                 continue
+            name = f"{field.name}[{counts[number]}]" if field.is_repeated else field.name
+            counts[number] += 1
             if field.type == FieldDescriptor.TYPE_MESSAGE:
                 inner = _invalid_string(field.message_type, value)
                 if inner:
-                    return Violation(f"{field.name}.{inner.field}", inner.value, inner.rule)
+                    return Violation(f"{name}.{inner.field}", inner.value, inner.rule)
             elif field.type == FieldDescriptor.TYPE_STRING:
                 try:
                     bytes(value).decode()
                 except UnicodeDecodeError:
-                    return Violation(field.name, bytes(value), "must be valid UTF-8")
+                    return Violation(name, bytes(value), "must be valid UTF-8")
     except (IndexError, ValueError):
         return None
     return None
@@ -75,13 +79,14 @@ def _delimited_fields(data: memoryview) -> Iterator[tuple[int, memoryview]]:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
+    value = 0
+    for shift in range(0, 70, 7):
         byte = data[at]
         value |= (byte & 0x7F) << shift
-        at, shift = at + 1, shift + 7
+        at += 1
         if byte < 0x80:
             return value, at
+    raise ValueError("a varint has at most 10 bytes")
 
 
 def _unknown(message: Message, path: str) -> Iterator[Violation]:
