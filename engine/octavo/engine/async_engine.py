@@ -91,12 +91,18 @@ class AsyncEngine:
         """
         if self._refusal is not None:
             raise EngineStopped(self._refusal)
-        sequence = self._engine.make_sequence(prompt_token_ids, params, priority=priority, hold=hold)
+        sequence = self._engine.make_sequence(
+            prompt_token_ids,
+            params,
+            priority=priority,
+            hold=hold,
+            unread_limit=self._config.stream_buffer,
+        )
         waiting = self._num_waiting()
         if waiting >= self._config.max_waiting:
             raise QueueFull(waiting, retry_after=self._seconds_for_a_place())
         parent = continues.take_hold(keep_parent) if continues is not None else None
-        stream = Stream(self, sequence, self.tokenizer, self._config)
+        stream = Stream(self, sequence, self.tokenizer, self._config.hold_timeout)
         self._streams[sequence] = stream
         self._idle.clear()
         self._num_submitted += 1
@@ -137,9 +143,6 @@ class AsyncEngine:
 
     def release(self, sequence: Sequence) -> None:
         self._commands.put(lambda: self._engine.release(sequence))
-
-    def pause(self, sequence: Sequence) -> None:
-        self._commands.put(lambda: self._engine.pause(sequence))
 
     def resume(self, sequence: Sequence) -> None:
         self._commands.put(lambda: self._engine.resume(sequence))

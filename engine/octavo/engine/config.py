@@ -49,7 +49,7 @@ class EngineConfig:
     )
     prefix_caching: bool = option(True, "Share blocks between requests whose prompts start alike.")
     stream_buffer: int = option(
-        64, "Output tokens that may wait for a slow reader before its sequence pauses."
+        64, "Output tokens that may wait for a slow reader; then its sequence pauses."
     )
     hold_timeout: float = option(
         300.0,

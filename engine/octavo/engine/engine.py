@@ -70,6 +70,7 @@ class Engine:
         *,
         priority: int = 0,
         hold: bool = False,
+        unread_limit: int | None = None,
     ) -> Sequence:
         """A sequence for `add`. Raises InvalidRequest with every rule that is broken."""
         violations = params.violations(self.model.vocab_size)
@@ -92,6 +93,7 @@ class Engine:
             ),
             priority=priority,
             hold=hold,
+            unread_limit=unread_limit,
         )
         self._num_sequences += 1
         self._extend_hashes(sequence)
@@ -125,12 +127,8 @@ class Engine:
         more."""
         self._scheduler.release(sequence)
 
-    def pause(self, sequence: Sequence) -> None:
-        """Computes nothing more for a sequence until `resume`."""
-        if sequence.status in (Status.RUNNING, Status.WAITING):
-            self._scheduler.pause(sequence)
-
     def resume(self, sequence: Sequence) -> None:
+        """Goes on with a sequence that paused because its reader had fallen behind."""
         if sequence.status is Status.PAUSED:
             self._scheduler.resume(sequence)
 
@@ -175,6 +173,8 @@ class Engine:
         reason = self._finish_reason(sequence, token_id)
         if reason is not None:
             self.finish(sequence, reason)
+        elif sequence.is_behind:
+            self._scheduler.pause(sequence)
         asked = sequence.params.logprobs
         return NewToken(sequence, token_id, _logprobs(output, row, asked), reason)
 

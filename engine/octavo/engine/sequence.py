@@ -32,6 +32,8 @@ class Sequence:
 
     number: order of arrival, unique in an engine.
     num_computed_tokens: how many tokens have their keys and values in the blocks of `table`.
+    unread_limit, num_read_tokens: the sequence pauses when this many of its output tokens are unread; None
+        for never. Its reader counts what it has read, from another thread.
     hashes: chained hashes of the full blocks of `token_ids`; stays empty without prefix caching.
     num_cached_tokens: how many prompt tokens were found, not computed, when the sequence first ran; None
         before.
@@ -46,6 +48,8 @@ class Sequence:
     stop_tokens: frozenset[int]
     priority: int = 0
     hold: bool = False
+    unread_limit: int | None = None
+    num_read_tokens: int = 0
     status: Status = Status.WAITING
     num_computed_tokens: int = 0
     num_cached_tokens: int | None = None
@@ -65,6 +69,12 @@ class Sequence:
     @property
     def num_uncomputed_tokens(self) -> int:
         return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether its reader is."""
+        unread = self.num_output_tokens - self.num_read_tokens
+        return self.unread_limit is not None and unread >= self.unread_limit
 
     @property
     def is_decoding(self) -> bool:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Self
 
 from octavo.engine.assembler import Assembler
 from octavo.engine.output import Delta, FinishReason
+from octavo.engine.sequence import Status
 
 if TYPE_CHECKING:
     from octavo.engine.async_engine import AsyncEngine
-    from octavo.engine.config import EngineConfig
     from octavo.engine.engine import NewToken
     from octavo.engine.errors import EngineStopped
     from octavo.engine.output import Usage
@@ -22,21 +22,20 @@ class Stream:
     """Yields everything produced since the last delta; the last one has a finish reason. Raises
     EngineStopped.
 
-    Text is made when it is read. A reader that lets `stream_buffer` tokens pile up pauses its sequence, and
-    resumes it by reading.
+    Text is made when it is read. When a reader lets too many tokens pile up its sequence pauses, and goes on
+    once it reads.
     """
 
     def __init__(
-        self, engine: AsyncEngine, sequence: Sequence, tokenizer: Tokenizer, config: EngineConfig
+        self, engine: AsyncEngine, sequence: Sequence, tokenizer: Tokenizer, hold_timeout: float
     ) -> None:
         self.prompt_token_ids = sequence.token_ids.tolist()
         self.held = False
         self._engine = engine
         self._sequence = sequence
-        self._config = config
+        self._hold_timeout = hold_timeout
         self._assembler = Assembler(sequence, tokenizer)
         self._pending: list[NewToken] = []
-        self._paused = False
         self._cancelled = False
         self._error: EngineStopped | None = None
         self._news = asyncio.Event()
@@ -70,8 +69,9 @@ class Stream:
             raise self._error
         new_tokens, self._pending = self._pending, []
         self._news.clear()
-        if self._paused:
-            self._paused = False
+        self._sequence.num_read_tokens += len(new_tokens)
+        # The engine pauses a sequence before it delivers the token that was one too many.
+        if self._sequence.status is Status.PAUSED:
             self._engine.resume(self._sequence)
         delta = self._assembler.take(new_tokens, FinishReason.CANCELLED if self._cancelled else None)
         if delta.finish_reason is not None:
@@ -104,9 +104,6 @@ class Stream:
         """Called by the engine for each token, in order."""
         self._pending.append(new)
         self._news.set()
-        if len(self._pending) >= self._config.stream_buffer and not self._paused:
-            self._paused = True
-            self._engine.pause(self._sequence)
 
     def fail(self, error: EngineStopped) -> None:
         """Called by the engine when it cannot finish the request."""
@@ -122,7 +119,7 @@ class Stream:
         if self._sequence.hold:
             self.held = True
             loop = asyncio.get_running_loop()
-            self._expiry = loop.call_later(self._config.hold_timeout, self._expire)
+            self._expiry = loop.call_later(self._hold_timeout, self._expire)
 
     def _expire(self) -> None:
         # The hold stays the client's; only the blocks go. What continues it is computed again.

@@ -65,7 +65,7 @@ def plan_attention(
             blocks=torch.from_numpy(block_tables[members, :widest].reshape(-1)).to(like.device, torch.int64),
             query_positions=torch.from_numpy(positions).to(like.device),
             key_positions=torch.arange(widest * block_size, device=like.device),
-            causal_only=query_len == context_lens[members[0]] and len(members) == 1,
+            causal_only=len(members) == 1 and query_len == int(context_lens[members[0]]),
             dtype=like.dtype,
         )
 

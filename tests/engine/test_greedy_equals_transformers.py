@@ -1,0 +1,93 @@
+"""Greedy output of the demo model in float32 is Transformers' own, token for token, however it is
+computed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from octavo.engine.engine import Engine
+from octavo.engine.params import SamplingParams
+
+from .conftest import run, transformers_greedy
+
+NUM_TOKENS = 16
+GREEDY = SamplingParams(temperature=0, max_tokens=NUM_TOKENS)
+
+
+@pytest.fixture(scope="module")
+def oracle(smollm2_path: Path) -> Any:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    return AutoModelForCausalLM.from_pretrained(
+        smollm2_path.parent, gguf_file=smollm2_path.name, dtype=torch.float32
+    ).eval()
+
+
+@pytest.fixture(scope="module")
+def expected(oracle: Any, real_prompts: list[list[int]]) -> list[list[int]]:
+    return transformers_greedy(oracle, real_prompts, NUM_TOKENS)
+
+
+def test_with_a_pool_too_small_for_all(
+    with_settings: Callable[..., Engine], real_prompts: list[list[int]], expected: list[list[int]]
+) -> None:
+    """Room for the longest prompt and hardly more: the others wait, and are admitted as blocks come free."""
+    assert run(with_settings(num_blocks=96, max_num_batched_tokens=2048), real_prompts, GREEDY) == expected
+
+
+def test_the_prompts_are_what_they_should_be(real_prompts: list[list[int]]) -> None:
+    lengths = sorted(map(len, real_prompts))
+    assert len(lengths) == 20
+    assert lengths[0] <= 5
+    assert 1450 <= lengths[-1] <= 1500
+
+
+def test_each_prompt_alone(
+    with_settings: Callable[..., Engine], real_prompts: list[list[int]], expected: list[list[int]]
+) -> None:
+    engine = with_settings(prefix_caching=False, max_num_batched_tokens=2048)
+    assert run(engine, real_prompts, GREEDY, together=False) == expected
+
+
+def test_all_prompts_batched_together(
+    with_settings: Callable[..., Engine], real_prompts: list[list[int]], expected: list[list[int]]
+) -> None:
+    engine = with_settings(prefix_caching=False, max_num_batched_tokens=2048)
+    assert run(engine, real_prompts, GREEDY) == expected
+
+
+def test_with_prompts_cut_into_chunks(
+    with_settings: Callable[..., Engine], real_prompts: list[list[int]], expected: list[list[int]]
+) -> None:
+    engine = with_settings(prefix_caching=False, max_num_batched_tokens=100, max_num_seqs=8)
+    assert run(engine, real_prompts, GREEDY) == expected
+
+
+def test_from_cached_prefixes(
+    with_settings: Callable[..., Engine], real_prompts: list[list[int]], expected: list[list[int]]
+) -> None:
+    engine = with_settings()
+    run(engine, real_prompts, GREEDY)
+    sequences = [engine.make_sequence(prompt, GREEDY) for prompt in real_prompts]
+    for sequence in sequences:
+        engine.add(sequence)
+    while engine.has_work:
+        engine.step()
+    assert [s.num_cached_tokens for s in sequences] == [(len(p) - 1) // 16 * 16 for p in real_prompts]
+    assert [s.token_ids[s.num_prompt_tokens :].tolist() for s in sequences] == expected
+
+
+def test_under_forced_preemption(
+    oracle: Any, with_settings: Callable[..., Engine], real_prompts: list[list[int]]
+) -> None:
+    """The pool holds a fifth of what all sequences grow to, so that the young ones lose their blocks."""
+    prompts = sorted(real_prompts, key=len)[:13]
+    longer = SamplingParams(temperature=0, max_tokens=40)
+    engine = with_settings(num_blocks=14)
+    assert run(engine, prompts, longer) == transformers_greedy(oracle, prompts, 40)
+    assert engine.load().preemptions > 0
