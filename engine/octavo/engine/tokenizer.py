@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
 
 import tokenizers
-from tokenizers import AddedToken, processors
+from tokenizers import AddedToken
 
 from octavo.engine.chat import ChatTemplate
 from octavo.engine.errors import ModelError
+from octavo.engine.models.config import read_json
+from octavo.engine.models.gguf_tokenizer import build_tokenizer
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -46,6 +47,7 @@ class Tokenizer:
     def from_folder(cls, folder: Path) -> Tokenizer:
         """From tokenizer.json; through Transformers for a folder that has only older files.
 
+        As in Transformers, tokenizer.json alone says what `encode` surrounds a text with.
         Raises ModelError for a folder without a tokenizer, and where Transformers is needed but missing.
         """
         config = _read_config(folder)
@@ -60,17 +62,11 @@ class Tokenizer:
             raise ModelError(f"{file}: corrupt tokenizer: {error}") from error
         special = [AddedToken(text, special=True, normalized=False) for text in named.values()]
         backend.add_special_tokens(special)
-        if "add_bos_token" in config or "add_eos_token" in config:
-            bos = named.get("bos_token") if config.get("add_bos_token") else None
-            eos = named.get("eos_token") if config.get("add_eos_token") else None
-            surround(backend, bos, eos)
         return cls(backend, named, template)
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any], source: str) -> Tokenizer:
         """From a GGUF file's metadata. Raises ModelError for a kind of tokenizer that is not supported."""
-        from octavo.engine.models.gguf_tokenizer import build_tokenizer
-
         backend, named = build_tokenizer(metadata, source)
         return cls(backend, named, metadata.get("tokenizer.chat_template"))
 
@@ -107,20 +103,7 @@ class Tokenizer:
         return text
 
 
-def surround(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
-    """Lets `encode` put `bos` before and `eos` after every text; None for neither."""
-    present = [token for token in (bos, eos) if token is not None]
-    template = " ".join([f"{bos}:0"] * (bos is not None) + ["$A:0"] + [f"{eos}:0"] * (eos is not None))
-    backend.post_processor = processors.TemplateProcessing(
-        single=template,
-        pair=f"{template} $B:1",
-        special_tokens=[(token, backend.token_to_id(token)) for token in present],
-    )
-
-
 def _read_config(folder: Path) -> dict[str, Any]:
-    from octavo.engine.models.folder import read_json
-
     file = folder / "tokenizer_config.json"
     return read_json(file) if file.is_file() else {}
 
@@ -136,7 +119,7 @@ def _read_chat_template(folder: Path, config: Mapping[str, Any]) -> str | None:
         return (folder / "chat_template.jinja").read_text(encoding="utf-8")
     found = config.get("chat_template")
     if (folder / "chat_template.json").is_file():
-        found = json.loads((folder / "chat_template.json").read_text(encoding="utf-8"))["chat_template"]
+        found = read_json(folder / "chat_template.json").get("chat_template")
     if isinstance(found, list):
         found = {entry["name"]: entry["template"] for entry in found}.get("default")
     return found

@@ -190,6 +190,9 @@ def test_an_invalid_config_is_named(folder: Path, text: str, message: str) -> No
 def test_a_folder_without_a_config_is_no_model(tmp_path: Path) -> None:
     assert error_of(tmp_path) == f"{tmp_path}: no config.json in this folder, so it holds no model"
 
+    (tmp_path / "model.gguf").touch()
+    assert error_of(tmp_path).endswith("; name the .gguf file itself")
+
 
 @pytest.mark.parametrize(
     ("generation", "config", "expected"),

@@ -1,12 +1,16 @@
-"""A model's configuration as its file states it, read key by key, each with a clear error."""
+"""A model's configuration as its file states it, read key by key, each with a clear error of its own."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from octavo.engine.errors import ModelError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +60,14 @@ class Config:
         value = self.get(key)
         found = "is missing" if value is None else f"is {value!r}"
         return ModelError(f"{self.source}: {self.keys.get(key, key)} {found}; it {rule}")
+
+
+def read_json(file: Path) -> dict[str, Any]:
+    """The object in `file`. Raises ModelError where it is none."""
+    try:
+        value = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{file}: invalid JSON: {error}") from error
+    if not isinstance(value, dict):
+        raise ModelError(f"{file}: must hold a JSON object, not a {type(value).__name__}")
+    return value

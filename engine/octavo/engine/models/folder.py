@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from octavo.engine.errors import ModelError
-from octavo.engine.models.config import Config
+from octavo.engine.models.config import Config, read_json
 from octavo.engine.models.families import family_of_hugging_face
 from octavo.engine.models.files import ModelFiles, check_shapes
 from octavo.engine.models.names import HUGGING_FACE, checkpoint_name
@@ -29,7 +28,8 @@ class ModelFolder(ModelFiles):
     def __init__(self, folder: Path, name: str) -> None:
         config_file = folder / "config.json"
         if not config_file.is_file():
-            raise ModelError(f"{folder}: no config.json in this folder, so it holds no model")
+            hint = "; name the .gguf file itself" if any(folder.glob("*.gguf")) else ""
+            raise ModelError(f"{folder}: no config.json in this folder, so it holds no model{hint}")
         config = Config(str(config_file), read_json(config_file))
         if config.get("quantization_config") is not None:
             raise config.refusal(
@@ -84,14 +84,3 @@ class ModelFolder(ModelFiles):
                 return tuple(found)
         eos = self.tokenizer().eos_token_id
         return () if eos is None else (eos,)
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """The object in `file`. Raises ModelError where it is none."""
-    try:
-        value = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{file}: invalid JSON: {error}") from error
-    if not isinstance(value, dict):
-        raise ModelError(f"{file}: must hold a JSON object, not a {type(value).__name__}")
-    return value

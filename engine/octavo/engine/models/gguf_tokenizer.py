@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers
+from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors
 
 from octavo.engine.errors import ModelError
 
@@ -65,8 +65,6 @@ def build_tokenizer(metadata: Mapping[str, Any], source: str) -> tuple[tokenizer
 
     Raises ModelError for a tokenizer or pre-tokenizer that is not supported.
     """
-    from octavo.engine.tokenizer import surround
-
     tokens = metadata.get("tokenizer.ggml.tokens")
     if not tokens:
         raise ModelError(f"{source}: no tokenizer in this file: tokenizer.ggml.tokens is missing")
@@ -155,3 +153,14 @@ def _merges_by_score(tokens: list[str], scores: list[float], kinds: list[int]) -
                 found.append((rank, left, right))
     found.sort()
     return [(left, right) for _, left, right in found]
+
+
+def surround(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
+    """Lets `encode` put `bos` before and `eos` after every text; None for neither."""
+    present = [token for token in (bos, eos) if token is not None]
+    template = " ".join([f"{bos}:0"] * (bos is not None) + ["$A:0"] + [f"{eos}:0"] * (eos is not None))
+    backend.post_processor = processors.TemplateProcessing(
+        single=template,
+        pair=f"{template} $B:1",
+        special_tokens=[(token, backend.token_to_id(token)) for token in present],
+    )

@@ -1,0 +1,217 @@
+"""Text as it comes: whole characters, the same as decoding all at once, and never a part of a stop string."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from octavo.engine.detokenizer import Detokenizer
+from octavo.engine.models.source import open_model
+from octavo.engine.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.conftest import TinyModel
+
+SPM_PIECES = ["▁", "▁▁", "l", "ow", "▁low", "▁Hi", "世", "é", "\n", "x▁"]
+
+
+@pytest.fixture(scope="session")
+def byte_level(smollm2_path: Path) -> Tokenizer:
+    return open_model(str(smollm2_path)).tokenizer()
+
+
+def sentence_piece(add_space_prefix: bool) -> Tokenizer:
+    tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), *SPM_PIECES]
+    metadata = {
+        "model": "llama",
+        "tokens": tokens,
+        "scores": [0.0] * len(tokens),
+        "token_type": [2, 3, 3] + [6] * 256 + [1] * len(SPM_PIECES),
+        "bos_token_id": 1,
+        "eos_token_id": 2,
+        "add_space_prefix": add_space_prefix,
+    }
+    return Tokenizer.from_gguf({f"tokenizer.ggml.{key}": value for key, value in metadata.items()}, "x.gguf")
+
+
+STRIPPING, PLAIN = sentence_piece(True), sentence_piece(False)
+BYTES_OF_CHARACTERS = st.text("aé世👋 ", min_size=1, max_size=4).map(
+    lambda text: [3 + byte for byte in text.encode()]
+)
+SPM_IDS = st.lists(
+    st.one_of(
+        st.integers(259, 259 + len(SPM_PIECES)).map(lambda token: [token]),  # one too many: an unknown id
+        st.integers(0, 258).map(lambda token: [token]),
+        BYTES_OF_CHARACTERS,
+    ),
+    max_size=30,
+).map(lambda runs: [token for run in runs for token in run])
+CUTS = st.lists(st.integers(1, 5), min_size=60, max_size=60)
+
+
+def pushes(token_ids: list[int], sizes: list[int]) -> list[list[int]]:
+    found, start = [], 0
+    for size in sizes * len(token_ids):
+        if start >= len(token_ids):
+            break
+        found.append(token_ids[start : start + size])
+        start += size
+    return found
+
+
+def check_equals_decode(tokenizer: Tokenizer, token_ids: list[int], sizes: list[int], skip: bool) -> None:
+    detokenizer = Detokenizer(tokenizer, skip_special_tokens=skip)
+
+    parts = [detokenizer.push(push) for push in pushes(token_ids, sizes)]
+
+    text = tokenizer.decode(token_ids, skip_special_tokens=skip)
+    for index in range(len(parts)):
+        assert text.startswith("".join(parts[: index + 1]))
+    assert "".join(parts) + detokenizer.flush() == text
+    assert detokenizer.num_tokens == len(token_ids)
+
+
+@given(st.lists(st.integers(0, 49_200), max_size=60), CUTS, st.booleans())
+def test_byte_level_text_equals_decoding_all_at_once(
+    byte_level: Tokenizer, token_ids: list[int], sizes: list[int], skip: bool
+) -> None:
+    check_equals_decode(byte_level, token_ids, sizes, skip)
+
+
+@given(st.text(), CUTS)
+def test_byte_level_text_comes_back_whole(byte_level: Tokenizer, text: str, sizes: list[int]) -> None:
+    check_equals_decode(byte_level, byte_level.encode(text), sizes, skip=False)
+
+
+@given(SPM_IDS, CUTS, st.booleans(), st.sampled_from([STRIPPING, PLAIN]))
+def test_sentence_piece_text_equals_decoding_all_at_once(
+    token_ids: list[int], sizes: list[int], skip: bool, tokenizer: Tokenizer
+) -> None:
+    check_equals_decode(tokenizer, token_ids, sizes, skip)
+
+
+@given(st.lists(st.integers(0, 330), max_size=60), CUTS)
+def test_added_tokens_between_bytes_equal_decoding_all_at_once(
+    tiny_model: TinyModel, token_ids: list[int], sizes: list[int]
+) -> None:
+    check_equals_decode(open_model(str(tiny_model("llama"))).tokenizer(), token_ids, sizes, skip=False)
+
+
+def test_a_character_of_several_tokens_comes_whole(byte_level: Tokenizer) -> None:
+    token_ids = byte_level.encode("🦩")
+    assert len(token_ids) > 1
+    detokenizer = Detokenizer(byte_level)
+
+    assert [detokenizer.push([token_id]) for token_id in token_ids] == [""] * (len(token_ids) - 1) + ["🦩"]
+
+
+def test_a_character_that_never_ends_is_told_at_the_end(byte_level: Tokenizer) -> None:
+    detokenizer = Detokenizer(byte_level)
+
+    assert detokenizer.push(byte_level.encode("🦩")[:-1]) == ""
+    assert detokenizer.flush() == "\ufffd"
+
+
+def test_the_first_space_is_stripped_and_no_other() -> None:
+    hi = STRIPPING.backend.token_to_id("▁Hi")
+    detokenizer = Detokenizer(STRIPPING)
+
+    assert [detokenizer.push([token_id]) for token_id in (1, hi, 2, hi)] == ["", "Hi", "", " Hi"]
+
+
+def push_text(tokenizer: Tokenizer, text: str, *stop: str) -> tuple[list[str], Detokenizer]:
+    detokenizer = Detokenizer(tokenizer, stop)
+    parts = [detokenizer.push([token_id]) for token_id in tokenizer.encode(text)]
+    return [*parts, detokenizer.flush()], detokenizer
+
+
+def test_a_stop_string_ends_the_text_before_it(byte_level: Tokenizer) -> None:
+    parts, detokenizer = push_text(byte_level, "one two\n\nthree four", "\n\nthree")
+
+    assert "".join(parts) == "one two"
+    assert detokenizer.stopped
+
+
+def test_what_may_become_a_stop_string_waits(byte_level: Tokenizer) -> None:
+    detokenizer = Detokenizer(byte_level, ("END",))
+
+    assert detokenizer.push(byte_level.encode("the E")) == "the "
+    assert detokenizer.push(byte_level.encode("N")) == ""
+    assert detokenizer.push(byte_level.encode("X")) == "ENX"
+    assert not detokenizer.stopped
+
+
+def test_what_waited_comes_at_the_end(byte_level: Tokenizer) -> None:
+    parts, detokenizer = push_text(byte_level, "the EN", "END")
+
+    assert "".join(parts) == "the EN"
+    assert not detokenizer.stopped
+
+
+def test_tokens_after_the_one_that_completes_a_stop_string_are_not_consumed(byte_level: Tokenizer) -> None:
+    token_ids = byte_level.encode("a b stop c d")
+    detokenizer = Detokenizer(byte_level, ("stop",))
+
+    text = detokenizer.push(token_ids)
+
+    assert text == "a b "
+    assert byte_level.decode(token_ids[: detokenizer.num_tokens]) == "a b stop"
+    assert detokenizer.push(token_ids) == detokenizer.flush() == ""
+    assert byte_level.decode(token_ids[: detokenizer.num_tokens]) == "a b stop"
+
+
+def test_the_stop_string_that_begins_first_wins(byte_level: Tokenizer) -> None:
+    parts, _ = push_text(byte_level, "hello world", " world", "o world", "ld")
+
+    assert "".join(parts) == "hell"
+
+
+def test_a_stop_string_that_repeats_its_beginning_is_found(byte_level: Tokenizer) -> None:
+    parts, detokenizer = push_text(byte_level, "aababaabc", "aabc")
+
+    assert "".join(parts) == "aabab"
+    assert detokenizer.stopped
+
+
+def test_a_stop_string_in_the_last_bytes_is_found_at_the_end() -> None:
+    detokenizer = Detokenizer(STRIPPING, ("世",))
+
+    assert detokenizer.push([3 + byte for byte in "a世".encode()]) == ""
+    assert detokenizer.flush() == "a"
+    assert detokenizer.stopped
+
+
+@given(st.text("ab", max_size=40), st.lists(st.text("ab", min_size=1, max_size=5), max_size=3), CUTS)
+def test_emitted_text_is_the_text_before_the_first_stop_string(
+    byte_level: Tokenizer, text: str, stop: list[str], sizes: list[int]
+) -> None:
+    """Letter by letter, so that the first to be complete is the first of all to end."""
+    detokenizer = Detokenizer(byte_level, tuple(stop))
+    letters = [byte_level.encode(letter)[0] for letter in text]
+
+    emitted = "".join(detokenizer.push(push) for push in pushes(letters, sizes)) + detokenizer.flush()
+
+    ends = [text.find(word) + len(word) for word in stop if word in text]
+    starts = [text.find(word) for word in stop if word in text and text.find(word) + len(word) == min(ends)]
+    assert emitted == (text[: min(starts)] if ends else text)
+    assert detokenizer.stopped == bool(ends)
+    assert detokenizer.num_tokens == (min(ends) if ends else len(text))
+
+
+@pytest.mark.parametrize("name", ["byte level", "sentence piece", "bytes only"])
+def test_cost_per_token_does_not_grow_with_the_text(byte_level: Tokenizer, name: str) -> None:
+    tokenizer = byte_level if name == "byte level" else STRIPPING
+    token_ids = {"byte level": [3000], "sentence piece": [263], "bytes only": [100]}[name] * 20_000
+    detokenizer = Detokenizer(tokenizer, ("never",))
+
+    start = time.process_time()
+    detokenizer.push(token_ids)
+    detokenizer.flush()
+
+    assert time.process_time() - start < 2  # a quadratic cost would be minutes
