@@ -55,12 +55,12 @@ class World:
         """Waits until no block is held and nothing runs or waits."""
         await self.until(lambda load: not (load.held_blocks or load.running or load.waiting), seconds)
 
-    async def until_running(self, count: int = 1) -> None:
-        await self.until(lambda load: load.running >= count)
+    async def until_running(self, seconds: float = 5.0) -> None:
+        await self.until(lambda load: load.running > 0, seconds)
 
     async def until(self, holds: Callable[[EngineLoad], bool], seconds: float = 5.0) -> None:
         async with asyncio.timeout(seconds):
-            while not holds(self.engine.load()):  # noqa: ASYNC110, the engine rings no bell
+            while not holds(self.engine.load()):
                 await asyncio.sleep(0.005)
 
     def session(self) -> SessionClient:
@@ -72,14 +72,15 @@ Serving = Callable[..., Awaitable[World]]
 
 @pytest.fixture
 async def serving(tiny_model: TinyModel) -> AsyncIterator[Serving]:
-    """Starts a server for a tiny Llama; keywords are settings of engine and server."""
+    """Starts a server for a tiny Llama of some context; keywords are settings of engine and server."""
     async with AsyncExitStack() as stack:
 
-        async def start(**settings: Any) -> World:
+        async def start(context: int = 4096, **settings: Any) -> World:
             of_server = {
                 name: settings.pop(name) for name in list(settings) if name in ServerConfig.__slots__
             }
-            config = EngineConfig(model=str(tiny_model("llama")), kv_cache_memory="4Mi", **settings)
+            model = tiny_model("llama", max_position_embeddings=context)
+            config = EngineConfig(model=str(model), kv_cache_memory="4Mi", **settings)
             server = Server(ServerConfig(**of_server), "127.0.0.1:0")
             engine = AsyncEngine.load_model(config)
             await server.start(engine)
