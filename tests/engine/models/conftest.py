@@ -47,6 +47,7 @@ def tiny_gguf(tiny_model: TinyModel, tmp_path: Path) -> TinyGGUF:
 def convert(folder: Path, family: str, path: Path, kind: Kind, metadata: dict[str, Any]) -> None:
     config = json.loads((folder / "config.json").read_text())
     writer = gguf.GGUFWriter(path, family)
+    writer.add_vocab_size(config["vocab_size"])
     writer.add_context_length(config["max_position_embeddings"])
     writer.add_embedding_length(config["hidden_size"])
     writer.add_block_count(config["num_hidden_layers"])

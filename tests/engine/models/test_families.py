@@ -159,9 +159,15 @@ def test_what_a_spec_cannot_say_is_refused_by_key_and_value(values: dict[str, An
     assert message in str(refused.value)
 
 
-def test_layer_types_of_another_kind_are_refused() -> None:
-    with pytest.raises(ModelError, match="must name full_attention or sliding_attention"):
-        spec_of("qwen2", num_hidden_layers=1, layer_types=["chunked_attention"])
+@pytest.mark.parametrize("kinds", [["chunked_attention"], ["full_attention"] * 2, 5])
+def test_layer_types_of_another_kind_or_number_are_refused(kinds: object) -> None:
+    with pytest.raises(ModelError, match="must name full_attention or sliding_attention for 1 layers"):
+        spec_of("qwen2", num_hidden_layers=1, layer_types=kinds)
+
+
+def test_sliding_layers_without_a_window_are_refused() -> None:
+    with pytest.raises(ModelError, match="needs use_sliding_window and sliding_window"):
+        spec_of("qwen2", num_hidden_layers=1, layer_types=["sliding_attention"])
 
 
 def test_an_unsupported_architecture_is_named_beside_the_supported_ones() -> None:

@@ -10,6 +10,7 @@ import pytest
 from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Kind
 from safetensors.numpy import load_file
+from transformers import AutoModelForCausalLM
 
 from octavo.engine.errors import ModelError
 from octavo.engine.models.dequantize import can_dequantize, dequantize
@@ -104,6 +105,15 @@ def test_a_converted_model_is_the_one_it_was_converted_from(
         np.testing.assert_array_equal(values, theirs[name], err_msg=name)
 
 
+def test_weights_equal_those_that_transformers_reads_from_the_file(tiny_gguf: TinyGGUF) -> None:
+    path = tiny_gguf("llama", Kind.Q8_0)
+    oracle = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name).state_dict()
+
+    for weight in open_model(str(path)).weights():
+        expected = oracle[checkpoint_name(weight.name, HUGGING_FACE)].float().numpy()
+        np.testing.assert_array_equal(weight.data, expected, err_msg=weight.name)
+
+
 def test_the_demo_model_is_described_by_its_metadata(smollm2_path: Path) -> None:
     model = open_model(str(smollm2_path))
 
@@ -147,10 +157,13 @@ def edited(path: Path, change: dict[str, Any], tensors: dict[str, np.ndarray] | 
 
 def test_rope_freqs_become_frequency_factors(tiny_gguf: TinyGGUF) -> None:
     factors = np.linspace(1, 8, 8, dtype=np.float32)
+    plain = tiny_gguf("llama")
 
-    model = open_model(str(edited(tiny_gguf("llama"), {}, {"rope_freqs.weight": factors})))
+    model = open_model(str(edited(plain, {}, {"rope_freqs.weight": factors})))
 
     assert model.spec.rope.scaling == FrequencyFactors(tuple(map(float, factors)))
+    too_few = edited(plain, {}, {"rope_freqs.weight": factors[:4]})
+    assert "rope_freqs.weight must be 8 F32 values" in error_of(too_few)
 
 
 def test_scaling_metadata_is_read(tiny_gguf: TinyGGUF) -> None:
@@ -178,6 +191,15 @@ def test_end_of_turn_tokens_end_a_sequence_too(tiny_gguf: TinyGGUF) -> None:
         ({"llama.embedding_length": 32}, "token_embd.weight has shape [384, 64], the configuration says"),
         ({"llama.block_count": 3}, "missing weights: blk.2.attn_norm.weight, blk.2.ffn_norm.weight, "),
         ({"llama.expert_count": 8}, "llama.expert_count is 8; only 0 is supported"),
+        (
+            {
+                "llama.rope.scaling.type": "yarn",
+                "llama.rope.scaling.factor": 2.0,
+                "llama.rope.scaling.attn_factor": 2.0,
+            },
+            "attn_factor is 2.0; only 1",
+        ),
+        ({"split.count": 3}, "one of 3 parts; merge them"),
         ({"llama.rope.dimension_count": 8}, "llama.rope.dimension_count is 8; only 16 is supported"),
         ({"llama.rope.scaling.type": "longrope"}, "rope_type is 'longrope'; it is not supported"),
     ],

@@ -5,26 +5,24 @@ from __future__ import annotations
 import os
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from gguf.constants import GGMLQuantizationType
 
 from octavo.engine.errors import ModelError
-from octavo.engine.models.config import Config
 from octavo.engine.models.dequantize import can_dequantize, dequantize
-from octavo.engine.models.families import Family, family_of_gguf
+from octavo.engine.models.families import family_of_gguf
 from octavo.engine.models.files import ModelFiles, check_shapes
 from octavo.engine.models.gguf import GGUFFile, GGUFTensor
+from octavo.engine.models.gguf_config import spec_of_gguf
 from octavo.engine.models.names import GGUF, checkpoint_name
-from octavo.engine.models.spec import FrequencyFactors, StoredType, Weight
+from octavo.engine.models.spec import StoredType, Weight
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from octavo.engine.models.spec import DecoderSpec
     from octavo.engine.tokenizer import Tokenizer
 
 STORED: dict[GGMLQuantizationType, tuple[StoredType, type[np.generic]]] = {
@@ -32,18 +30,6 @@ STORED: dict[GGMLQuantizationType, tuple[StoredType, type[np.generic]]] = {
     GGMLQuantizationType.F16: ("float16", np.float16),
     GGMLQuantizationType.BF16: ("bfloat16", np.uint16),
 }
-KEYS = {
-    "context_length": "max_position_embeddings",
-    "embedding_length": "hidden_size",
-    "block_count": "num_hidden_layers",
-    "feed_forward_length": "intermediate_size",
-    "attention.head_count": "num_attention_heads",
-    "attention.head_count_kv": "num_key_value_heads",
-    "attention.layer_norm_rms_epsilon": "rms_norm_eps",
-    "attention.key_length": "head_dim",
-    "rope.freq_base": "rope_theta",
-}
-"""Metadata keys, after the architecture's name, and what config.json calls them."""
 END_TOKENS = ("eos_token_id", "eot_token_id", "eom_token_id")
 THREADS_AHEAD = 2
 """Weights dequantised beyond those that threads work on, so that none waits for the reader."""
@@ -54,10 +40,14 @@ class GGUFModel(ModelFiles):
 
     def __init__(self, path: Path, name: str) -> None:
         self._file = GGUFFile(path)
-        architecture = self._file.metadata.get("general.architecture")
-        self._family = family_of_gguf(str(architecture), str(path))
+        metadata = self._file.metadata
+        if metadata.get("split.count", 1) > 1:
+            raise ModelError(
+                f"{path}: one of {metadata['split.count']} parts; merge them with llama-gguf-split"
+            )
+        self._family = family_of_gguf(str(metadata.get("general.architecture")), str(path))
         self.name = name
-        self.spec = _spec(self._file, self._family)
+        self.spec = spec_of_gguf(self._file, self._family)
         self._tensors = self._checked_tensors()
         sizes: Counter[StoredType] = Counter()
         for tensor in self._tensors.values():
@@ -116,64 +106,3 @@ def _halves_from_pairs(rows: np.ndarray, head_dim: int) -> np.ndarray:
     """
     pairs = rows.reshape(-1, head_dim // 2, 2, *rows.shape[1:])
     return pairs.swapaxes(1, 2).reshape(rows.shape)
-
-
-def _spec(file: GGUFFile, family: Family) -> DecoderSpec:
-    architecture, metadata, source = family.gguf_architecture, file.metadata, str(file.path)
-    values: dict[str, Any] = {
-        config_key: metadata[f"{architecture}.{key}"]
-        for key, config_key in KEYS.items()
-        if f"{architecture}.{key}" in metadata
-    }
-    if "token_embd.weight" in file.tensors:
-        values["vocab_size"] = file.tensors["token_embd.weight"].shape[0]
-    values["tie_word_embeddings"] = "output.weight" not in file.tensors
-    values["attention_bias"] = "blk.0.attn_q.bias" in file.tensors
-    values["mlp_bias"] = "blk.0.ffn_gate.bias" in file.tensors
-    values.setdefault("head_dim", None)
-    if scaling := _rope_scaling(metadata, f"{architecture}.rope.scaling.", source):
-        values["rope_scaling"] = scaling
-    names = {config_key: f"{architecture}.{key}" for key, config_key in KEYS.items()}
-    required = dict.fromkeys(set(KEYS.values()) - {"head_dim", "rope_theta", "num_key_value_heads"})
-    spec = family.spec(Config(source, {**required, **values}, keys=names))
-    _refuse_unsupported(metadata, spec, str(architecture), source)
-    factors = file.tensors.get("rope_freqs.weight")
-    if factors is None:
-        return spec
-    if spec.rope.scaling is not None:
-        raise ModelError(f"{source}: has both rope_freqs.weight and {architecture}.rope.scaling.type")
-    divisors = FrequencyFactors(tuple(map(float, factors.data.view(np.float32))))
-    return replace(spec, rope=replace(spec.rope, scaling=divisors))
-
-
-def _rope_scaling(metadata: dict[str, Any], prefix: str, source: str) -> dict[str, Any] | None:
-    kind = metadata.get(prefix + "type", "none")
-    if kind == "none":
-        return None
-    if metadata.get(prefix + "attn_factor", 1.0) != 1.0:
-        raise ModelError(
-            f"{source}: {prefix}attn_factor is {metadata[prefix + 'attn_factor']}; only 1 is supported"
-        )
-    keys = {
-        "factor": "factor",
-        "original_context_length": "original_max_position_embeddings",
-        "yarn_beta_fast": "beta_fast",
-        "yarn_beta_slow": "beta_slow",
-    }
-    found = {theirs: metadata[prefix + key] for key, theirs in keys.items() if prefix + key in metadata}
-    return {"rope_type": kind, **found}
-
-
-def _refuse_unsupported(metadata: dict[str, Any], spec: DecoderSpec, architecture: str, source: str) -> None:
-    """What changes the result and no DecoderSpec of these families can say."""
-    neutral = {
-        "expert_count": 0,
-        "attention.value_length": spec.head_dim,
-        "rope.dimension_count": spec.head_dim,
-        "attention.sliding_window": 0,
-        "attention.causal": True,
-    }
-    for key, value in neutral.items():
-        found = metadata.get(f"{architecture}.{key}", value)
-        if found != value:
-            raise ModelError(f"{source}: {architecture}.{key} is {found}; only {value} is supported")

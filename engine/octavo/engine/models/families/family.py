@@ -87,10 +87,12 @@ def layer_windows(config: Config) -> tuple[int | None, ...]:
     window = config.integer("sliding_window") if config.flag("use_sliding_window") else None
     kinds = config.get("layer_types")
     if kinds is None:
-        first = num_layers if window is None else config.get("max_window_layers")
+        first = config.get("max_window_layers")
+        if not isinstance(first, int):
+            raise config.refusal("max_window_layers", "must be an integer")
         return tuple(window if layer >= first else None for layer in range(num_layers))
     known = {"full_attention": None, "sliding_attention": window}
-    if len(kinds) != num_layers or not known.keys() >= set(kinds):
+    if not isinstance(kinds, list) or len(kinds) != num_layers or not known.keys() >= set(kinds):
         raise config.refusal("layer_types", f"must name {' or '.join(known)} for {num_layers} layers")
     if window is None and "sliding_attention" in kinds:
         raise config.refusal("layer_types", "needs use_sliding_window and sliding_window")
