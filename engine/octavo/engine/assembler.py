@@ -46,12 +46,12 @@ class Assembler:
         before = self._detokenizer.num_tokens
         text = self._detokenizer.push(spoken)
         reason = reason or end
+        if reason is not None:
+            text += self._detokenizer.flush()
         if self._detokenizer.stopped:
             reason = FinishReason.STOP
-            new_tokens = new_tokens[: self._detokenizer.num_tokens - before]
+            new_tokens = new_tokens[: max(self._detokenizer.num_tokens - before, 0)]
             ids = ids[: len(new_tokens)]
-        elif reason is not None:
-            text += self._detokenizer.flush()
         logprobs = tuple(new.logprobs for new in new_tokens if new.logprobs is not None)
         self.token_ids += ids
         self.text += text

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections import Counter, deque
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import numpy as np
 from gguf.constants import GGMLQuantizationType
 
 from octavo.engine.errors import ModelError
+from octavo.engine.memory import available_cpus
 from octavo.engine.models.dequantize import can_dequantize, dequantize
 from octavo.engine.models.families import family_of_gguf
 from octavo.engine.models.files import ModelFiles, check_shapes
@@ -53,6 +53,8 @@ class GGUFModel(ModelFiles):
         for tensor in self._tensors.values():
             sizes[STORED[tensor.kind][0] if tensor.kind in STORED else "float32"] += tensor.data.size
         self.dtype = sizes.most_common(1)[0][0]
+        packed = sum(tensor.data.size for tensor in self._tensors.values() if tensor.kind not in STORED)
+        self.quantized = 2 * packed > sizes.total()
 
     def _checked_tensors(self) -> dict[str, GGUFTensor]:
         """The file's tensors by canonical name."""
@@ -67,7 +69,7 @@ class GGUFModel(ModelFiles):
         return {name: stored[theirs[name]] for name in shapes}
 
     def weights(self) -> Iterator[Weight]:
-        threads = min(8, len(os.sched_getaffinity(0)))
+        threads = min(8, available_cpus())
         pending: deque[Future[Weight]] = deque()
         with ThreadPoolExecutor(threads, "dequantize") as pool:
             for item in self._tensors.items():

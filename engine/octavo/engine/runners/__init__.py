@@ -24,7 +24,7 @@ class Runner(Protocol):
         ...
 
     def allocate(self, num_blocks: int) -> None:
-        """Makes the KV pool. MemoryError if the device does not have that much."""
+        """Makes the KV pool. ConfigError if the device does not have that much."""
         ...
 
     def run(self, batch: Batch) -> StepOutput:

@@ -42,9 +42,11 @@ class TorchRunner:
         self._device = _device(config.device)
         self._dtype = _dtype(config, files, self._device)
         self.device, self.dtype = str(self._device), str(self._dtype).removeprefix("torch.")
-        torch.set_num_threads(config.threads or available_cpus())
         self._ops: Ops[torch.Tensor] = reference
+        # While loaders dequantise in threads of their own, more of torch's would only stand in their way.
+        torch.set_num_threads(1)
         self._weights = self._load(files, on_weight)
+        torch.set_num_threads(config.threads or available_cpus())
         self._layers = [self._layer(i) for i in range(spec.num_layers)]
         self._cos, self._sin = self._rotations(max_model_len)
         self.block_bytes = BLOCK_SIZE * spec.kv_elements_per_token * self._dtype.itemsize
@@ -61,9 +63,9 @@ class TorchRunner:
         # Zeros, not garbage: padding is masked after the product, and a NaN survives any mask.
         try:
             self._caches = [(self._zeros(shape), self._zeros(shape)) for _ in range(spec.num_layers)]
-        except RuntimeError as error:
+        except (RuntimeError, MemoryError) as error:
             needed = num_blocks * self.block_bytes / 2**30
-            raise MemoryError(f"{needed:.1f} GiB for KV blocks could not be allocated: {error}") from error
+            raise ConfigError(f"kv_cache_memory: {needed:.1f} GiB could not be allocated: {error}") from error
 
     def run(self, batch: Batch) -> StepOutput:
         with torch.inference_mode():
@@ -160,7 +162,11 @@ class TorchRunner:
         return (angles.cos() * scale).to(self._device), (angles.sin() * scale).to(self._device)
 
     def _zeros(self, shape: tuple[int, ...]) -> torch.Tensor:
-        return torch.zeros(shape, dtype=self._dtype, device=self._device)
+        if self._device.type != "cpu":
+            return torch.zeros(shape, dtype=self._dtype, device=self._device)
+        # NumPy's zeros are pages that the kernel gives when they are first written; torch's are written at once,
+        # which takes seconds and the memory.
+        return torch.from_numpy(np.zeros((*shape, self._dtype.itemsize), np.uint8)).view(self._dtype)[..., 0]
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values.astype(np.int64)).to(self._device)
