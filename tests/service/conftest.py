@@ -171,7 +171,11 @@ class Answer:
 
 
 async def collect(call: Any) -> Answer:
-    return Answer([response.delta async for response in call])
+    """The rest of a Generate call."""
+    deltas = []
+    while (response := await call.read()) is not grpc.aio.EOF:
+        deltas.append(response.delta)
+    return Answer(deltas)
 
 
 def as_prompt(prompt: str | inference_pb2.Prompt) -> inference_pb2.Prompt:
@@ -210,7 +214,7 @@ def refusal(status: inference_pb2.Status | RpcStatus) -> Refusal:
 async def refused(call: Any) -> Refusal:
     """How the server refuses a call."""
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await (collect(call) if hasattr(call, "__aiter__") else call)
+        await (call.read() if hasattr(call, "read") else call)
     details = dict(caught.value.trailing_metadata() or ())
     status = RpcStatus.FromString(details["grpc-status-details-bin"])
     assert code_pb2.Code.Name(status.code) == caught.value.code().name
