@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from pathlib import Path
@@ -47,6 +48,8 @@ SETTINGS_EPILOG = (
 
 def main() -> None:
     """Exit code 2 for what the user can mend before trying again, 1 for what failed on the way."""
+    # gRPC would tell on stderr, in its own way, what we tell in ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     from octavo.service.client import ServerError
 
     try:
@@ -173,3 +176,7 @@ def generate(
     from octavo.service.commands import generate_text
 
     generate_text(prompt, server, json, sampling, engine, config)
+
+
+if __name__ == "__main__":
+    main()

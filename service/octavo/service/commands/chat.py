@@ -38,12 +38,16 @@ def chat_with_model(
             client = runner.run(stack.enter_async_context(connected(address, engine, file)))
             model = runner.run(client.model())
             chat = runner.run(_begin(client, system, params, model.block_size))
-            if prompt is None and sys.stdin.isatty():
+            if prompt is None and is_terminal():
                 _converse(runner, chat, model)
             else:
                 runner.run(chat.answer(sys.stdin.read() if prompt is None else prompt))
         finally:
             runner.run(stack.aclose())
+
+
+def is_terminal() -> bool:
+    return sys.stdin.isatty()
 
 
 async def _begin(client: Client, system: str | None, params: pb.SamplingParams, block_size: int) -> Chat:
@@ -114,4 +118,4 @@ def _converse(runner: asyncio.Runner, chat: Chat, model: pb.Model) -> None:
                 try:
                     runner.run(chat.answer(text))
                 except ServerError as error:
-                    console.print(str(error), style="red", highlight=False)
+                    console.print(str(error), style="red", highlight=False, markup=False, soft_wrap=True)
