@@ -114,3 +114,10 @@ def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         load_config({}, {}, tmp_path / "octavo.yaml")
+
+
+def test_the_documentation_has_every_setting_with_its_help() -> None:
+    documentation = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
+    for setting in (*ENGINE_SETTINGS, *SERVER_SETTINGS):
+        assert f"| `{setting.name}` |" in documentation
+        assert f"| {setting.help} |" in documentation
