@@ -40,6 +40,7 @@ def options(config: ServerConfig) -> list[tuple[str, int]]:
         # A peer that vanished without a word, its machine off or its network cut, is noticed within 30 s.
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.ping_timeout_ms", 10_000),  # in gRPC of today this one counts; its default is a minute
         ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
         ("grpc.keepalive_permit_without_calls", 1),
     ]
