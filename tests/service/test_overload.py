@@ -150,6 +150,25 @@ async def test_64_streams_with_slow_readers_and_random_cancels_leave_nothing_beh
     await world.until_idle()
 
 
+async def test_64_requests_in_one_session_with_random_cancels_all_end(serving: Serving) -> None:
+    world = await serving(stream_buffer=4, max_num_seqs=16)
+    chance = random.Random(6)
+    names = [f"request-{i}" for i in range(64)]
+    session = world.session()
+    sampling = pb.SamplingParams(max_tokens=40, ignore_eos=True)
+    for i, name in enumerate(names):
+        await session.submit(name, f"Hello {i}", sampling=sampling, hold=chance.random() < 0.5)
+    for name in chance.sample(names, 20):
+        await session.cancel(name)
+    async with asyncio.timeout(60):
+        answers = [await session.answer(name) for name in names]
+    cancelled = [answer for answer in answers if answer.finish_reason == pb.FINISH_REASON_CANCELLED]
+    assert 0 < len(cancelled) <= 20
+    assert all(len(answer.token_ids) == 40 for answer in answers if answer not in cancelled)
+    await session.call.done_writing()
+    await world.until_idle()
+
+
 async def live(world: World, fate: str, chance: random.Random) -> tuple[str, int]:
     """One client's life; how many tokens it got."""
     prompt = pb.Prompt(token_ids=pb.TokenIds(ids=[chance.randrange(3, 300) for _ in range(40)]))

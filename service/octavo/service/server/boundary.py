@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -50,6 +51,18 @@ class Boundary(grpc.aio.ServerInterceptor):
         return handler._replace(
             request_deserializer=_reader(message_type), **{kind: _guarded(getattr(handler, kind))}
         )
+
+
+def writer(context: grpc.aio.ServicerContext[Any, Any]) -> Callable[[Any], Awaitable[None]]:
+    """Writes to a client. If that is gone, the writing task is cancelled, as gRPC will cancel the call."""
+
+    async def write(message: Any) -> None:
+        try:
+            await context.write(message)
+        except grpc.aio.InternalError:
+            raise asyncio.CancelledError from None
+
+    return write
 
 
 def _request_types() -> dict[str, type[Message]]:

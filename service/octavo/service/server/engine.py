@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from octavo.engine import EngineStopped, InvalidRequest, Violation
+from octavo.service.server.boundary import writer
 from octavo.service.server.responses import load_message
 from octavo.v1 import engine_pb2 as pb
 from octavo.v1.engine_pb2_grpc import EngineServicer
@@ -46,8 +47,9 @@ class Engine(EngineServicer):
             if interval < SHORTEST_INTERVAL:
                 rule = f"must be at least {SHORTEST_INTERVAL:g} s"
                 raise InvalidRequest(Violation("interval", f"{interval:g} s", rule))
+        write = writer(context)
         while not self.stopped.is_set():
-            await context.write(pb.WatchLoadResponse(load=load_message(self.engine.load())))
+            await write(pb.WatchLoadResponse(load=load_message(self.engine.load())))
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self.stopped.wait(), interval)
         raise EngineStopped("the server has stopped")

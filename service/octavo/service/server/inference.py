@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from octavo.service.server.boundary import writer
 from octavo.service.server.requests import RequestReader
 from octavo.service.server.responses import delta_message, model_message
 from octavo.service.server.session import Session
@@ -31,17 +32,18 @@ class Inference(InferenceServicer):
         self.stopped = stopped
 
     async def Session(self, commands: AsyncIterator[pb.SessionRequest | Malformed], context: Context) -> None:
-        await Session(self.engine, self.reader, context.write).run(commands, self.stopped)
+        await Session(self.engine, self.reader, writer(context)).run(commands, self.stopped)
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
         self.reader.check_model(request.model)
         params = self.reader.sampling(request.sampling)
         prompt = await self.reader.prompt(request.prompt)
+        write = writer(context)
         stream = self.engine.submit(prompt.token_ids, params, priority=request.priority)
         try:
             # The next delta is taken only once gRPC has taken this one: a slow reader slows its own sequence.
             async for delta in stream:
-                await context.write(pb.GenerateResponse(delta=delta_message(delta)))
+                await write(pb.GenerateResponse(delta=delta_message(delta)))
         finally:
             stream.cancel()
 
