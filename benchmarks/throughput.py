@@ -3,8 +3,8 @@
     python benchmarks/throughput.py [--model smollm2] [--dtype bfloat16] [--rounds 3]
 
 Token-id prompts, greedy, end-of-sequence ignored, so that both do the same work. Transformers gets each batch
-padded to its longest prompt, as its users do. Rates are output tokens per second, the median of all rounds; the
-ratio is the median of the rounds' own ratios, so that a machine whose speed drifts is fair to both.
+padded to its longest prompt, as its users do. Rates are output tokens per second, the median of all rounds;
+the ratio is the median of the rounds' own ratios, so that a machine whose speed drifts is fair to both.
 """
 
 from __future__ import annotations
@@ -13,9 +13,7 @@ import argparse
 import random
 import statistics
 import time
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
@@ -24,6 +22,9 @@ from rich.table import Table
 
 from octavo.engine import LLM, SamplingParams
 from octavo.engine.models.source import open_model
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 Prompts = list[list[int]]
 
@@ -64,11 +65,12 @@ def transformers(model: Any) -> Callable[[Prompts, int], None]:
 
 
 def load_transformers(model: str, dtype: str) -> Any:
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GgufConfig
 
-    files = open_model(model)
-    path = Path(getattr(files, "path", model))
-    where = {"gguf_file": path.name} if path.suffix == ".gguf" else {}
+    path = open_model(model).path
+    where: dict[str, Any] = {}
+    if path.suffix == ".gguf":  # as we do: packed weights would be slower
+        where = {"gguf_file": path.name, "quantization_config": GgufConfig(dequantize=True)}
     folder = path.parent if where else path
     return AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype), **where).eval()
 

@@ -21,10 +21,13 @@ GREEDY = SamplingParams(temperature=0, max_tokens=NUM_TOKENS)
 @pytest.fixture(scope="module")
 def oracle(smollm2_path: Path) -> Any:
     import torch
-    from transformers import AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM, GgufConfig
 
     return AutoModelForCausalLM.from_pretrained(
-        smollm2_path.parent, gguf_file=smollm2_path.name, dtype=torch.float32
+        smollm2_path.parent,
+        gguf_file=smollm2_path.name,
+        dtype=torch.float32,
+        quantization_config=GgufConfig(dequantize=True),
     ).eval()
 
 

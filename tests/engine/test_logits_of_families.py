@@ -100,15 +100,15 @@ class Recorder:
     def __init__(self, engine: Engine) -> None:
         self.logits: list[np.ndarray] = []
         runner: Any = engine._runner
-        forward = runner._forward
+        logits_of = runner.logits
 
         def recording(batch: Batch) -> Any:
-            logits = forward(batch)
+            logits = logits_of(batch)
             if len(batch.sampling):
                 self.logits.append(logits.numpy())
             return logits
 
-        runner._forward = recording
+        runner.logits = recording
 
 
 def test_a_chunk_without_rows_to_sample_computes_no_logits(case: tuple[Engine, Any]) -> None:

@@ -32,8 +32,13 @@ class Ops(Protocol[Tensor]):
         """x: [num_tokens, 2 · n], gate before up → [num_tokens, n]: activation(gate) · up."""
         ...
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """x: [..., n], weight: [m, n], bias: [m] → [..., m]."""
+    def pack_linear(self, weight: Tensor, bias: Tensor | None = None) -> Any:
+        """weight: [m, n], bias: [m] → what `linear` takes; it may be another form of the weight, or the
+        weight."""
+        ...
+
+    def linear(self, x: Tensor, layer: Any) -> Tensor:
+        """x: [num_tokens, n], layer: of `pack_linear` → [num_tokens, m]."""
         ...
 
     def store_kv(

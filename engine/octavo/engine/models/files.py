@@ -10,6 +10,7 @@ from octavo.engine.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from octavo.engine.models.spec import DecoderSpec, StoredType, Weight
     from octavo.engine.tokenizer import Tokenizer
@@ -19,11 +20,13 @@ class ModelFiles(ABC):
     """An opened model: all headers are read and checked, weights and tokenizer are read when asked for.
 
     name: what the model is served as: the folder's name, the file's stem or the Hugging Face id.
+    path: the folder, or the GGUF file.
     dtype: the type that most of the checkpoint's weights have; float32 where they are quantised.
     quantized: whether most of the weights are stored in fewer bits than any of these types.
     """
 
     name: str
+    path: Path
     spec: DecoderSpec
     dtype: StoredType
     quantized: bool = False

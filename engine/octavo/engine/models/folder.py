@@ -35,7 +35,7 @@ class ModelFolder(ModelFiles):
             raise config.refusal(
                 "quantization_config", "is not supported; take the unquantised model or a GGUF file"
             )
-        self.name = name
+        self.name, self.path = name, folder
         self.spec = family_of_hugging_face(config).spec(config)
         self._folder = folder
         self._config = config

@@ -46,7 +46,7 @@ class GGUFModel(ModelFiles):
                 f"{path}: one of {metadata['split.count']} parts; merge them with llama-gguf-split"
             )
         self._family = family_of_gguf(str(metadata.get("general.architecture")), str(path))
-        self.name = name
+        self.name, self.path = name, path
         self.spec = spec_of_gguf(self._file, self._family)
         self._tensors = self._checked_tensors()
         sizes: Counter[StoredType] = Counter()

@@ -4,17 +4,18 @@ from octavo.kernels.reference.attention import paged_attention, plan_attention
 from octavo.kernels.reference.decoder import (
     copy_blocks,
     gated_activation,
-    linear,
     rms_norm,
     rotary,
     store_kv,
 )
+from octavo.kernels.reference.linear import linear, pack_linear
 from octavo.kernels.reference.sampling import sample
 
 __all__ = [
     "copy_blocks",
     "gated_activation",
     "linear",
+    "pack_linear",
     "paged_attention",
     "plan_attention",
     "rms_norm",

@@ -1,0 +1,129 @@
+"""The decoder that a `DecoderSpec` describes, as a sequence of ops over paged keys and values."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from octavo.engine.models.rope import inverse_frequencies
+
+if TYPE_CHECKING:
+    from octavo.engine.models.spec import DecoderSpec
+    from octavo.kernels.ops import Ops
+
+Caches = list[tuple[Tensor, Tensor]]
+"""Per layer the KV caches of keys and of values."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """What the decoder needs to know of a step.
+
+    token_ids, positions, slots: int64 [num_tokens]; rows: int64 [num_rows], the tokens whose logits are
+        wanted.
+    attention: of `Ops.plan_attention`.
+    """
+
+    token_ids: Tensor
+    positions: Tensor
+    slots: Tensor
+    rows: Tensor
+    attention: Any
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer's weights; what is `Any` is of `Ops.pack_linear`."""
+
+    attention_norm: Tensor
+    qkv: Any
+    q_norm: Tensor | None
+    k_norm: Tensor | None
+    o: Any
+    mlp_norm: Tensor
+    gate_up: Any
+    down: Any
+    window: int | None
+
+
+class Decoder:
+    """Takes its weights out of the given dictionary, so that what is packed anew is not kept twice."""
+
+    def __init__(
+        self, spec: DecoderSpec, weights: dict[str, Tensor], ops: Ops[Tensor], max_model_len: int
+    ) -> None:
+        def linear(name: str) -> Any:
+            return ops.pack_linear(weights.pop(name), weights.pop(f"{name}.bias", None))
+
+        self._spec = spec
+        self._ops = ops
+        self._embedding = weights.pop("embedding")
+        self._output = ops.pack_linear(self._embedding) if spec.tied_embeddings else linear("output")
+        self._final_norm = weights.pop("final_norm")
+        self._layers = [
+            Layer(
+                attention_norm=weights.pop(f"layers.{i}.attention_norm"),
+                qkv=linear(f"layers.{i}.qkv"),
+                q_norm=weights.pop(f"layers.{i}.q_norm", None),
+                k_norm=weights.pop(f"layers.{i}.k_norm", None),
+                o=linear(f"layers.{i}.o"),
+                mlp_norm=weights.pop(f"layers.{i}.mlp_norm"),
+                gate_up=linear(f"layers.{i}.gate_up"),
+                down=linear(f"layers.{i}.down"),
+                window=spec.sliding_window(i),
+            )
+            for i in range(spec.num_layers)
+        ]
+        assert not weights, f"weights that no layer takes: {sorted(weights)}"
+        self._cos, self._sin = self._rotations(max_model_len)
+
+    @property
+    def embedding(self) -> Tensor:
+        return self._embedding
+
+    def logits(self, step: Step, caches: Caches) -> Tensor:
+        """Stores the step's keys and values in the caches; the logits of its rows, [num_rows, vocab_size]."""
+        spec, ops = self._spec, self._ops
+        cos, sin = self._cos[step.positions], self._sin[step.positions]
+        x = self._embedding[step.token_ids]
+        for i, layer in enumerate(self._layers):
+            h = ops.rms_norm(x, layer.attention_norm, spec.norm_eps)
+            h = self._attention(h, layer, cos, sin, step, caches[i])
+            if i == spec.num_layers - 1:
+                # Only the rows that are asked for matter from here on, and a prefill chunk may have none.
+                x, h = x[step.rows], h[step.rows]
+                if not len(step.rows):
+                    return x.new_empty(0, spec.vocab_size)
+            x = x + ops.linear(h, layer.o)
+            h = ops.rms_norm(x, layer.mlp_norm, spec.norm_eps)
+            h = ops.gated_activation(ops.linear(h, layer.gate_up), spec.activation)
+            x = x + ops.linear(h, layer.down)
+        return ops.linear(ops.rms_norm(x, self._final_norm, spec.norm_eps), self._output)
+
+    def _attention(
+        self, h: Tensor, layer: Layer, cos: Tensor, sin: Tensor, step: Step, caches: tuple[Tensor, Tensor]
+    ) -> Tensor:
+        """h: [num_tokens, hidden_size] → [num_tokens, num_heads * head_dim]."""
+        spec, ops = self._spec, self._ops
+        heads = ops.linear(h, layer.qkv).view(len(h), -1, spec.head_dim)
+        num_rotated = spec.num_heads + spec.num_kv_heads
+        queries_and_keys, values = heads[:, :num_rotated], heads[:, num_rotated:]
+        if layer.q_norm is not None and layer.k_norm is not None:
+            queries = ops.rms_norm(heads[:, : spec.num_heads], layer.q_norm, spec.norm_eps)
+            keys = ops.rms_norm(heads[:, spec.num_heads : num_rotated], layer.k_norm, spec.norm_eps)
+            queries_and_keys = torch.cat([queries, keys], dim=1)
+        queries_and_keys = ops.rotary(queries_and_keys, cos, sin)
+        queries, keys = queries_and_keys[:, : spec.num_heads], queries_and_keys[:, spec.num_heads :]
+        ops.store_kv(keys, values, *caches, step.slots)
+        scale = spec.head_dim**-0.5
+        return ops.paged_attention(queries, *caches, step.attention, scale, layer.window).flatten(1)
+
+    def _rotations(self, max_model_len: int) -> tuple[Tensor, Tensor]:
+        """Cosines and sines of every position, float32 [max_model_len, 1, rotary_dim / 2]."""
+        frequencies, scale = inverse_frequencies(self._spec.rope, max_model_len)
+        angles = torch.outer(torch.arange(max_model_len).float(), torch.from_numpy(frequencies))[:, None]
+        device = self._embedding.device
+        return (angles.cos() * scale).to(device), (angles.sin() * scale).to(device)
