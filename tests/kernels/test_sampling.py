@@ -86,7 +86,7 @@ def test_a_draw_depends_on_seed_and_position_alone() -> None:
 def test_neighbouring_seeds_and_positions_are_independent() -> None:
     seeds, draws = np.meshgrid(np.arange(200, dtype=np.uint64), np.arange(200, dtype=np.int64))
     numbers = uniform(seeds.ravel(), draws.ravel()).reshape(200, 200)
-    assert 0 <= numbers.min()
+    assert numbers.min() >= 0
     assert numbers.max() < 1
     assert abs(numbers.mean() - 0.5) < 0.01
     assert abs(np.corrcoef(numbers[:-1].ravel(), numbers[1:].ravel())[0, 1]) < 0.02

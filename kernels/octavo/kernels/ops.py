@@ -11,8 +11,8 @@ Tensor = TypeVar("Tensor")
 class Ops(Protocol[Tensor]):
     """Shapes are in the docstrings; dtype is the model's (float32, bfloat16 or float16) unless one is named.
 
-    A KV cache is [num_blocks, block_size, num_kv_heads, head_dim], one for keys and one for values per layer.
-    A slot is a token's place in a cache: block * block_size + offset.
+    A KV cache is [num_blocks, num_kv_heads, block_size, head_dim], one for keys and one for values per layer:
+    a block is one piece of memory, and so is each head's part of it.
     """
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
@@ -21,7 +21,7 @@ class Ops(Protocol[Tensor]):
         ...
 
     def rotary(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x: [num_tokens, num_heads, head_dim], cos and sin: float32 [num_tokens, 1, rotary_dim / 2] → as x.
+        """x: [num_tokens, num_heads, head_dim], cos and sin: [num_tokens, 1, rotary_dim / 2] → as x.
 
         Rotates the first `rotary_dim` elements of each head, element i with element i + rotary_dim / 2
         (Su et al., 2021, in GPT-NeoX order).
@@ -41,25 +41,31 @@ class Ops(Protocol[Tensor]):
         """x: [num_tokens, n], layer: of `pack_linear` → [num_tokens, m]."""
         ...
 
-    def store_kv(
-        self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slots: Tensor
-    ) -> None:
-        """key and value: [num_tokens, num_kv_heads, head_dim], slots: int64 [num_tokens], all different."""
+    def plan_attention(
+        self,
+        query_lens: Any,
+        context_lens: Any,
+        positions: Any,
+        block_tables: Any,
+        block_size: int,
+        num_kv_heads: int,
+        like: Tensor,
+    ) -> Any:
+        """What `store_kv` and `paged_attention` need to know of a step, worked out once for all layers.
+
+        The arrays are those of a `Batch`: NumPy int32 [num_seqs], [num_seqs], [num_tokens] and
+        [num_seqs, max_blocks]. like: a tensor of the model's dtype on its device.
+        """
+        ...
+
+    def store_kv(self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, plan: Any) -> None:
+        """key and value: [num_tokens, num_kv_heads, head_dim], put where the block tables have their
+        tokens."""
         ...
 
     def copy_blocks(self, cache: Tensor, copies: Tensor) -> None:
         """cache: [num_blocks, ...], copies: int64 [num_copies, 2], (source, target); no target is a
         source."""
-        ...
-
-    def plan_attention(
-        self, query_lens: Any, context_lens: Any, block_tables: Any, block_size: int, like: Tensor
-    ) -> Any:
-        """What `paged_attention` needs to know of a step, worked out once for all layers.
-
-        query_lens, context_lens: NumPy int32 [num_seqs]; block_tables: NumPy int32 [num_seqs, max_blocks].
-        like: a tensor of the model's dtype on its device.
-        """
         ...
 
     def paged_attention(

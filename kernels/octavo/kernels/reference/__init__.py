@@ -1,12 +1,11 @@
 """The ops in a few lines of torch each: the oracle of the native kernels, and what serves without them."""
 
-from octavo.kernels.reference.attention import paged_attention, plan_attention
+from octavo.kernels.reference.attention import paged_attention, plan_attention, store_kv
 from octavo.kernels.reference.decoder import (
     copy_blocks,
     gated_activation,
     rms_norm,
     rotary,
-    store_kv,
 )
 from octavo.kernels.reference.linear import linear, pack_linear
 from octavo.kernels.reference.sampling import sample

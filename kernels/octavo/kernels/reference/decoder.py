@@ -14,7 +14,7 @@ def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     half = cos.shape[-1]
     first, second, rest = x[..., :half], x[..., half : 2 * half], x[..., 2 * half :]
-    rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1).to(x.dtype)
+    rotated = torch.cat([first * cos - second * sin, second * cos + first * sin], dim=-1)
     return torch.cat([rotated, rest], dim=-1) if rest.shape[-1] else rotated
 
 
@@ -22,17 +22,12 @@ def gated_activation(x: Tensor, activation: str) -> Tensor:
     gate, up = x.chunk(2, dim=-1)
     match activation:
         case "silu":
-            return F.silu(gate) * up
+            return F.silu(gate).mul_(up)
         case "gelu":
-            return F.gelu(gate) * up
+            return F.gelu(gate).mul_(up)
         case "gelu_tanh":
-            return F.gelu(gate, approximate="tanh") * up
+            return F.gelu(gate, approximate="tanh").mul_(up)
     raise ValueError(f"unknown activation {activation!r}")
-
-
-def store_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, slots: Tensor) -> None:
-    key_cache.flatten(0, 1).index_copy_(0, slots, key)
-    value_cache.flatten(0, 1).index_copy_(0, slots, value)
 
 
 def copy_blocks(cache: Tensor, copies: Tensor) -> None:

@@ -29,7 +29,6 @@ class Step:
 
     token_ids: Tensor
     positions: Tensor
-    slots: Tensor
     rows: Tensor
     attention: Any
 
@@ -97,10 +96,10 @@ class Decoder:
                 x, h = x[step.rows], h[step.rows]
                 if not len(step.rows):
                     return x.new_empty(0, spec.vocab_size)
-            x = x + ops.linear(h, layer.o)
+            x += ops.linear(h, layer.o)
             h = ops.rms_norm(x, layer.mlp_norm, spec.norm_eps)
             h = ops.gated_activation(ops.linear(h, layer.gate_up), spec.activation)
-            x = x + ops.linear(h, layer.down)
+            x += ops.linear(h, layer.down)
         return ops.linear(ops.rms_norm(x, self._final_norm, spec.norm_eps), self._output)
 
     def _attention(
@@ -117,13 +116,12 @@ class Decoder:
             queries_and_keys = torch.cat([queries, keys], dim=1)
         queries_and_keys = ops.rotary(queries_and_keys, cos, sin)
         queries, keys = queries_and_keys[:, : spec.num_heads], queries_and_keys[:, spec.num_heads :]
-        ops.store_kv(keys, values, *caches, step.slots)
+        ops.store_kv(keys, values, *caches, step.attention)
         scale = spec.head_dim**-0.5
         return ops.paged_attention(queries, *caches, step.attention, scale, layer.window).flatten(1)
 
     def _rotations(self, max_model_len: int) -> tuple[Tensor, Tensor]:
-        """Cosines and sines of every position, float32 [max_model_len, 1, rotary_dim / 2]."""
+        """Cosines and sines of every position, [max_model_len, 1, rotary_dim / 2], in the model's type."""
         frequencies, scale = inverse_frequencies(self._spec.rope, max_model_len)
         angles = torch.outer(torch.arange(max_model_len).float(), torch.from_numpy(frequencies))[:, None]
-        device = self._embedding.device
-        return (angles.cos() * scale).to(device), (angles.sin() * scale).to(device)
+        return (angles.cos() * scale).to(self._embedding), (angles.sin() * scale).to(self._embedding)

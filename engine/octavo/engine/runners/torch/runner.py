@@ -57,7 +57,7 @@ class TorchRunner:
 
     def allocate(self, num_blocks: int) -> None:
         spec = self._spec
-        shape = (num_blocks, BLOCK_SIZE, spec.num_kv_heads, spec.head_dim)
+        shape = (num_blocks, spec.num_kv_heads, BLOCK_SIZE, spec.head_dim)
         # Zeros, not garbage: padding is masked after the product, and a NaN survives any mask.
         try:
             self._caches = [(self._zeros(shape), self._zeros(shape)) for _ in range(spec.num_layers)]
@@ -82,12 +82,17 @@ class TorchRunner:
                 for cache in caches:
                     self._ops.copy_blocks(cache, copies)
         attention = self._ops.plan_attention(
-            batch.query_lens, batch.context_lens, batch.block_tables, BLOCK_SIZE, self._decoder.embedding
+            batch.query_lens,
+            batch.context_lens,
+            batch.positions,
+            batch.block_tables,
+            BLOCK_SIZE,
+            self._spec.num_kv_heads,
+            like=self._decoder.embedding,
         )
         step = Step(
             token_ids=self._tensor(batch.token_ids),
             positions=self._tensor(batch.positions),
-            slots=self._tensor(_slots(batch)),
             rows=self._tensor(batch.sampling.rows),
             attention=attention,
         )
@@ -102,13 +107,6 @@ class TorchRunner:
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values.astype(np.int64)).to(self._device)
-
-
-def _slots(batch: Batch) -> np.ndarray:
-    """int64 [num_tokens]: where each token's keys and values go, block * BLOCK_SIZE + offset."""
-    owners = np.repeat(np.arange(len(batch.query_lens)), batch.query_lens)
-    blocks = batch.block_tables[owners, batch.positions // BLOCK_SIZE].astype(np.int64)
-    return blocks * BLOCK_SIZE + batch.positions % BLOCK_SIZE
 
 
 def _keep_freed_memory() -> None:
