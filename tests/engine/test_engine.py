@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -194,3 +196,17 @@ def test_a_pool_smaller_than_the_context_makes_the_context_shorter(tiny_model: C
         open_model(folder), EngineConfig(model=folder, dtype="float32", kv_cache_memory="160Ki")
     )
     assert engine.model.max_model_len == engine.model.num_blocks * 16 < 512
+
+
+def test_loading_leaves_no_threads_to_compete_with_those_that_step(tiny_model: Callable[..., Path]) -> None:
+    """OpenMP keeps a pool per thread that computes; two pools on one machine halve the speed."""
+    code = f"""
+import os, torch
+from octavo.engine.config import EngineConfig
+from octavo.engine.engine import load_engine
+from octavo.engine.models.source import open_model
+before = len(os.listdir("/proc/self/task"))
+load_engine(open_model({str(tiny_model("llama"))!r}), EngineConfig(kv_cache_memory="1Mi"))
+assert len(os.listdir("/proc/self/task")) == before
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
