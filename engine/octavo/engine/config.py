@@ -27,7 +27,8 @@ class EngineConfig:
     device: str = option("auto", "Where to compute: cpu, cuda, cuda:N, or auto (a GPU where there is one).")
     dtype: DType = option(
         "auto",
-        "Type of weights and KV cache; auto takes the checkpoint's, and float32 where a CPU lacks bfloat16.",
+        "Type of weights and KV cache; auto takes the checkpoint's, bfloat16 for a quantised one, "
+        "and float32 where a CPU is not fast in these.",
     )
     threads: int | None = option(
         None, "CPU threads to compute with; as many as the process may use if unset."
@@ -45,7 +46,8 @@ class EngineConfig:
     )
     kv_cache_memory: str | None = option(
         None,
-        "Memory for KV blocks: bytes (with K, M, G, Ki, Mi, Gi) or a share of the free memory as in 50%.",
+        "Memory for KV blocks: bytes (with K, M, G, Ki, Mi, Gi) or a share of the free memory as in 50%; "
+        "if unset, 30% on a CPU and 90% on a GPU, and no more than max_num_seqs could use.",
     )
     prefix_caching: bool = option(True, "Share blocks between requests whose prompts start alike.")
     stream_buffer: int = option(

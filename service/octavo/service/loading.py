@@ -5,6 +5,8 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING
 
+from octavo.engine import ConfigError
+
 if TYPE_CHECKING:
     from octavo.engine import EngineConfig
     from octavo.engine.async_engine import AsyncEngine
@@ -25,6 +27,11 @@ def load(config: EngineConfig) -> AsyncEngine:
         from octavo.engine.async_engine import AsyncEngine
 
         return AsyncEngine.load_model(config, lambda name: status.update(f"loading {config.model}: {name}"))
+    except ModuleNotFoundError as error:
+        raise ConfigError(
+            f"this installation can only talk to servers: {error.name} is missing; "
+            "install the engine with: pip install 'octavo[engine]'"
+        ) from None
     finally:
         timer.cancel()
         timer.join()

@@ -43,10 +43,10 @@ class TorchRunner:
         self._caches: Caches = []
         if self._device.type == "cpu":
             _keep_freed_memory()
-        # Loaders dequantise in threads of their own; torch's would stand in their way. And OpenMP makes a pool
-        # for each thread that computes in parallel: were this one not the one that steps, there would be two,
-        # more threads than processors, and OpenMP would put them to sleep between any two ops (17 tokens/s
-        # instead of 31).
+        # Loaders dequantise in threads of their own; torch's would stand in their way. And OpenMP makes a
+        # pool for each thread that computes in parallel: were this one not the one that steps, there would be
+        # two, more threads than processors, and OpenMP would put them to sleep between any two ops (17
+        # tokens/s instead of 31).
         torch.set_num_threads(1)
         weights = load_weights(files, self._dtype, self._device, on_weight)
         with torch.inference_mode():
