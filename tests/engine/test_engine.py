@@ -13,7 +13,7 @@ import pytest
 
 from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine, load_engine
-from octavo.engine.errors import ConfigError, InvalidRequest
+from octavo.engine.errors import ConfigError, InvalidRequest, ModelError
 from octavo.engine.models.source import open_model
 from octavo.engine.output import FinishReason
 from octavo.engine.params import SamplingParams
@@ -196,6 +196,17 @@ def test_a_pool_smaller_than_the_context_makes_the_context_shorter(tiny_model: C
         open_model(folder), EngineConfig(model=folder, dtype="float32", kv_cache_memory="160Ki")
     )
     assert engine.model.max_model_len == engine.model.num_blocks * 16 < 512
+
+
+def test_weights_that_do_not_fit_are_refused_before_they_are_loaded(
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from octavo.engine.runners.torch import runner
+
+    monkeypatch.setattr(runner, "available_memory", lambda: 2**16)
+    folder = str(tiny_model("llama"))
+    with pytest.raises(ModelError, match=r"weights take .* GiB in float32, and 0\.0 GiB are free on cpu"):
+        load_engine(open_model(folder), EngineConfig(model=folder))
 
 
 def test_loading_leaves_no_threads_to_compete_with_those_that_step(tiny_model: Callable[..., Path]) -> None:

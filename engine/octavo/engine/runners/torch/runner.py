@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import math
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 
 from octavo.engine.batch import Batch, StepOutput
 from octavo.engine.config import BLOCK_SIZE
-from octavo.engine.errors import ConfigError
+from octavo.engine.errors import ConfigError, ModelError
 from octavo.engine.memory import available_cpus, available_memory
 from octavo.engine.runners.torch.decoder import Caches, Decoder, Step
 from octavo.engine.runners.torch.weights import load_weights
@@ -25,7 +26,10 @@ if TYPE_CHECKING:
 
 
 class TorchRunner:
-    """See `octavo.engine.runners.Runner`. Raises ConfigError for a device or a type that cannot be had."""
+    """See `octavo.engine.runners.Runner`.
+
+    Raises ConfigError for a device that cannot be had, ModelError for weights that do not fit on it.
+    """
 
     def __init__(
         self,
@@ -41,6 +45,7 @@ class TorchRunner:
         self.block_bytes = BLOCK_SIZE * spec.kv_elements_per_token * self._dtype.itemsize
         self._ops: Ops[torch.Tensor] = reference
         self._caches: Caches = []
+        self._check_weights_fit(files)
         if self._device.type == "cpu":
             _keep_freed_memory()
         # Loaders dequantise in threads of their own; torch's would stand in their way. And OpenMP makes a
@@ -57,6 +62,16 @@ class TorchRunner:
         if self._device.type == "cuda":
             return torch.cuda.mem_get_info(self._device)[0]
         return available_memory()
+
+    def _check_weights_fit(self, files: ModelFiles) -> None:
+        """Raises ModelError where loading would end by the kernel's out-of-memory killer, without a word."""
+        elements = sum(math.prod(shape) for shape in files.spec.weight_shapes().values())
+        needed, free = elements * self._dtype.itemsize, self.free_memory()
+        if needed > free:
+            raise ModelError(
+                f"{files.name}: its weights take {needed / 2**30:.1f} GiB in {self.dtype}, "
+                f"and {free / 2**30:.1f} GiB are free on {self.device}"
+            )
 
     def allocate(self, num_blocks: int) -> None:
         spec = self._spec
