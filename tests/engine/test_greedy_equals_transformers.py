@@ -3,6 +3,7 @@ computed."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from octavo.engine.params import SamplingParams
 
 from .conftest import run, transformers_greedy
 
-NUM_TOKENS = 16
+NUM_TOKENS = 24
 GREEDY = SamplingParams(temperature=0, max_tokens=NUM_TOKENS)
 
 
@@ -34,13 +35,6 @@ def oracle(smollm2_path: Path) -> Any:
 @pytest.fixture(scope="module")
 def expected(oracle: Any, real_prompts: list[list[int]]) -> list[list[int]]:
     return transformers_greedy(oracle, real_prompts, NUM_TOKENS)
-
-
-def test_with_a_pool_too_small_for_all(
-    with_settings: Callable[..., Engine], real_prompts: list[list[int]], expected: list[list[int]]
-) -> None:
-    """Room for the longest prompt and hardly more: the others wait, and are admitted as blocks come free."""
-    assert run(with_settings(num_blocks=96, max_num_batched_tokens=2048), real_prompts, GREEDY) == expected
 
 
 def test_the_prompts_are_what_they_should_be(real_prompts: list[list[int]]) -> None:
@@ -85,12 +79,23 @@ def test_from_cached_prefixes(
     assert [s.token_ids[s.num_prompt_tokens :].tolist() for s in sequences] == expected
 
 
-def test_under_forced_preemption(
+def test_with_a_pool_too_small_for_all(
+    with_settings: Callable[..., Engine], real_prompts: list[list[int]], expected: list[list[int]]
+) -> None:
+    """Room for the longest prompt and hardly more: others wait, and young ones lose their blocks to old
+    ones."""
+    engine = with_settings(num_blocks=95, max_num_batched_tokens=2048)
+    order = random.Random(1).sample(range(len(real_prompts)), len(real_prompts))
+    assert run(engine, [real_prompts[i] for i in order], GREEDY) == [expected[i] for i in order]
+    assert engine.load().preemptions > 0
+
+
+def test_under_repeated_preemption(
     oracle: Any, with_settings: Callable[..., Engine], real_prompts: list[list[int]]
 ) -> None:
-    """The pool holds a fifth of what all sequences grow to, so that the young ones lose their blocks."""
+    """The pool holds a sixth of what all sequences grow to."""
     prompts = sorted(real_prompts, key=len)[:13]
-    longer = SamplingParams(temperature=0, max_tokens=40)
-    engine = with_settings(num_blocks=14)
-    assert run(engine, prompts, longer) == transformers_greedy(oracle, prompts, 40)
-    assert engine.load().preemptions > 0
+    longer = SamplingParams(temperature=0, max_tokens=36)
+    engine = with_settings(num_blocks=11)
+    assert run(engine, prompts, longer) == transformers_greedy(oracle, prompts, 36)
+    assert engine.load().preemptions > 1
