@@ -126,8 +126,7 @@ def test_a_known_block_that_is_written_again_is_not_found_any_more(manager: Bloc
 
 class Pool(RuleBasedStateMachine):
     """Random sequences over a small pool. Each table remembers what its tokens should be, and every block
-    what
-    was written to it: a table must always read back its own tokens, whoever shares or copies what."""
+    what was written to it: a table must always read back its own tokens, whoever shares or copies what."""
 
     tables = Bundle("tables")
 

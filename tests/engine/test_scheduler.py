@@ -168,6 +168,20 @@ def test_a_paused_sequence_gives_up_its_seat() -> None:
     assert other.status is Status.FINISHED
 
 
+def test_a_hold_is_not_taken_where_that_would_not_do() -> None:
+    world = World(num_blocks=12)
+    held = world.add(8, max_tokens=1, hold=True)
+    world.run()
+    world.add(24, max_tokens=2)
+    world.step()
+    large = world.add(40)
+    world.step()
+    assert large.status is Status.WAITING
+    assert len(held.table.blocks) == 2
+    world.run()
+    assert not held.table.blocks
+
+
 def test_equal_prompts_are_computed_once() -> None:
     world = World()
     first = world.add([1, 2, 3, 4, 5, 6, 7, 8, 9])

@@ -43,8 +43,7 @@ class NewToken:
 
 
 class Engine:
-    """Sequences in, tokens out. Nothing here is thread-safe: `AsyncEngine` and `LLM` call it from one
-    thread."""
+    """Sequences in, tokens out. Not thread-safe: `AsyncEngine` and `LLM` each call it from one thread."""
 
     def __init__(self, runner: Runner, model: ModelInfo, config: EngineConfig) -> None:
         self.model = model
@@ -102,9 +101,8 @@ class Engine:
     def add(self, sequence: Sequence, continues: Sequence | None = None, keep_parent: bool = False) -> None:
         """Queues a sequence.
 
-        continues: a finished, held sequence. What the new one's tokens begin with that is computed there is
-            not
-        computed again: its blocks pass over, or are shared if the parent is to be kept.
+        continues: a finished, held sequence. Where the new one begins with the same tokens, its blocks pass
+            over, or are shared if the parent is to be kept, and nothing of it is computed again.
         """
         if continues is not None:
             self._take_over(sequence, continues, keep_parent)

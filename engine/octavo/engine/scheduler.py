@@ -31,9 +31,8 @@ class Scheduler:
     """Continuous batching under one token budget: decodes and prefill chunks share every step.
 
     A sequence is in one of four places: `waiting` (no seat in the batch), `running`, `paused` (its reader
-        fell
-    behind: it keeps its blocks while nobody needs them), or `held` (finished, its blocks kept for a
-        continuation).
+    fell behind: it keeps its blocks while nobody needs them), or `held` (finished, its blocks kept for a
+    continuation).
 
     - Running sequences go first, oldest first. Each decode is sure of its token, so that a long prefill,
       which takes what the budget leaves, never stalls one.
@@ -112,10 +111,9 @@ class Scheduler:
             if count > 0 and self._reserve(sequence, count, plan):
                 plan.chunks.append((sequence, count))
                 budget -= count
-        preempted = (
-            self.num_preemptions != preemptions_before
-        )  # what was just taken is not given back at once
-        while budget > 0 and self.waiting and len(self.running) < self._max_num_seqs and not preempted:
+        if self.num_preemptions != preemptions_before:
+            return plan  # what was just taken is not given back at once
+        while budget > 0 and self.waiting and len(self.running) < self._max_num_seqs:
             sequence = self.waiting[0]
             if not self._admit(sequence, plan):
                 break
@@ -125,8 +123,7 @@ class Scheduler:
         return plan
 
     def _reserve(self, sequence: Sequence, count: int, plan: StepPlan) -> bool:
-        """Makes room for a running sequence's next `count` tokens; False if only its own seat could make
-        it."""
+        """Makes room for a running sequence's next `count` tokens; False if that took its own blocks."""
         start = sequence.num_computed_tokens
         while (copies := self._blocks.reserve(sequence.table, start, start + count)) is None:
             if self._reclaim():
@@ -145,17 +142,9 @@ class Scheduler:
         if found:
             sequence.table = blocks.find_prefix(sequence.hashes, end)
             sequence.num_computed_tokens = len(sequence.table.blocks) * blocks.block_size
-        start, spare = sequence.num_computed_tokens, len(self.running)
-        while blocks.num_missing(sequence.table, start, end) + spare > blocks.num_available:
-            if self._reclaim():
-                continue
-            others = [s for s in self.waiting if s.table.blocks and s is not sequence]
-            if others:
-                self._preempt(others[-1])
-                continue
-            if (
-                found
-            ):  # a continuation keeps its blocks while it waits; what comes from the cache goes back there
+        start = sequence.num_computed_tokens
+        if not self._make_room(sequence, start, end):
+            if found:  # a continuation keeps its blocks while it waits; those from the cache go back there
                 self._give_up_blocks(sequence)
             return False
         copies = blocks.reserve(sequence.table, start, end)
@@ -166,6 +155,25 @@ class Scheduler:
         insort(self.running, sequence, key=_key)
         if sequence.num_cached_tokens is None:
             sequence.num_cached_tokens = start
+        return True
+
+    def _make_room(self, sequence: Sequence, start: int, end: int) -> bool:
+        """Frees blocks until a waiting sequence fits; takes none, and is False, where that would not do."""
+
+        def lacking() -> int:
+            missing = self._blocks.num_missing(sequence.table, start, end)
+            return missing + len(self.running) - self._blocks.num_available
+
+        if lacking() <= 0:
+            return True
+        others = [s for s in self.waiting if s.table.blocks and s is not sequence]
+        if lacking() > sum(len(s.table.blocks) for s in (*self.held, *self.paused, *others)):
+            return False
+        while lacking() > 0:
+            if not self._reclaim():
+                if not others:
+                    return False
+                self._preempt(others.pop())
         return True
 
     def _reclaim(self) -> bool:

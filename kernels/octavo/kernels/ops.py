@@ -64,8 +64,8 @@ class Ops(Protocol[Tensor]):
         ...
 
     def copy_blocks(self, cache: Tensor, copies: Tensor) -> None:
-        """cache: [num_blocks, ...], copies: int64 [num_copies, 2], (source, target); no target is a
-        source."""
+        """cache: [num_blocks, ...], copies: int64 [num_copies, 2], (source, target). All sources are
+        read before any target is written: a block freed in this step may be both."""
         ...
 
     def paged_attention(

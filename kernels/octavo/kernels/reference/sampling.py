@@ -65,9 +65,8 @@ def cut(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> None:
         ranked = ranked.masked_fill(ranked < ranked.gather(-1, last[:, None]), -torch.inf)
         probabilities = torch.softmax(ranked, -1)
         before = probabilities.cumsum(-1) - probabilities
-        ranked = ranked.masked_fill(
-            before >= top_p[at, None], torch.inf
-        )  # the likeliest stays: before it is 0
+        # The likeliest always stays: nothing is before it.
+        ranked = ranked.masked_fill(before >= top_p[at, None], torch.inf)
         threshold = ranked.masked_fill(ranked == -torch.inf, torch.inf).min(-1).values
         logits[at] = logits[at].masked_fill(logits[at] < threshold[:, None], -torch.inf)
     if (min_p > 0).any():
