@@ -25,11 +25,15 @@ class Assembler:
 
     def __init__(self, sequence: Sequence, tokenizer: Tokenizer) -> None:
         self.token_ids: list[int] = []
-        self.text = ""
         self.logprobs: list[TokenLogprobs] = []
         self.finish_reason: FinishReason | None = None
+        self._texts: list[str] = []
         self._sequence = sequence
         self._detokenizer = Detokenizer(tokenizer, sequence.params.stop)
+
+    @property
+    def text(self) -> str:
+        return "".join(self._texts)
 
     @property
     def usage(self) -> Usage:
@@ -37,8 +41,7 @@ class Assembler:
         return Usage(sequence.num_prompt_tokens, len(self.token_ids), sequence.num_cached_tokens or 0)
 
     def take(self, new_tokens: Rows[NewToken], end: FinishReason | None = None) -> Delta:
-        """The delta of these tokens, in order. With `end` the output ends here, unless a token ended it
-        before."""
+        """The delta of these tokens. With `end` the output ends here, unless a token ended it before."""
         reason = new_tokens[-1].finish_reason if new_tokens else None
         ids = [new.token_id for new in new_tokens]
         # A token that ends the sequence is one of its tokens, but not text.
@@ -54,7 +57,7 @@ class Assembler:
             ids = ids[: len(new_tokens)]
         logprobs = tuple(new.logprobs for new in new_tokens if new.logprobs is not None)
         self.token_ids += ids
-        self.text += text
+        self._texts.append(text)
         self.logprobs += logprobs
         self.finish_reason = reason
         return Delta(text, tuple(ids), self.usage, logprobs, reason)

@@ -119,9 +119,8 @@ class AsyncEngine:
         )
 
     async def drain(self, grace: float) -> None:
-        """Refuses new requests from now on, gives running ones `grace` seconds, then ends those that are
-        left."""
-        self._refuse("the engine is draining")
+        """Refuses new requests from now on, gives running ones `grace` seconds, then ends the rest."""
+        self._refusal = "the engine is draining"
         try:
             await asyncio.wait_for(self._idle.wait(), grace)
         except TimeoutError:
@@ -129,7 +128,7 @@ class AsyncEngine:
 
     async def stop(self) -> None:
         """Ends every request and the thread."""
-        self._refuse("the engine is stopped")
+        self._refusal = "the engine is stopped"
         self._end_all("the engine was stopped")
         if self._thread.is_alive():
             self._commands.put(self._leave)
@@ -155,9 +154,6 @@ class AsyncEngine:
         rate = self._rate.per_second(time.monotonic())
         return min(max(self._load.running / rate, 0.5), 30.0) if rate else 1.0
 
-    def _refuse(self, why: str) -> None:
-        self._refusal = why
-
     def _forget(self, sequence: Sequence) -> None:
         self._streams.pop(sequence, None)
         if not self._streams:
@@ -182,8 +178,7 @@ class AsyncEngine:
             raise
 
     def _do_commands(self) -> None:
-        """Does what was asked since the last step; with nothing to compute, waits until something is
-        asked."""
+        """Does what was asked since the last step; waits for something if there is nothing to compute."""
         try:
             command = self._commands.get(block=not self._engine.has_work)
             while True:
@@ -211,8 +206,8 @@ class AsyncEngine:
                     self._forget(new.sequence)
 
     def _fail(self, error: Exception) -> None:
-        self._refuse(f"the engine has failed: {error}")
+        self._refusal = f"the engine has failed: {error}"
         for sequence, stream in list(self._streams.items()):
-            stream.fail(EngineStopped(f"the engine has failed: {error}"))
+            stream.fail(EngineStopped(self._refusal))
             self._forget(sequence)
         self.failed.set()

@@ -43,8 +43,7 @@ def extend_hashes(hashes: list[bytes], token_ids: array[int], block_size: int = 
 class BlockTable:
     """The blocks of one sequence, in order. Only the block manager changes it.
 
-    num_known: how many blocks from the start are full, and known by their hashes to whoever looks for a
-        prefix.
+    num_known: how many blocks, from the start, are full and can be found by their hashes.
     """
 
     blocks: array[int] = field(default_factory=lambda: array("i"))
@@ -172,8 +171,7 @@ class BlockManager:
         assert not self._hash_of.keys() & set(self._free), "a free block has a hash"
 
     def _shared(self, table: BlockTable, start: int, end: int) -> list[int]:
-        """Indices of the table's blocks that hold positions `start` to `end` and are not the table's
-        alone."""
+        """Indices of the blocks that hold positions `start` to `end` and are not the table's alone."""
         last = min(self.blocks_for(end), len(table.blocks))
         references, blocks = self._references, table.blocks
         return [i for i in range(start // self.block_size, last) if references[blocks[i]] > 1]

@@ -121,8 +121,7 @@ class Engine:
         self._scheduler.finish(sequence)
 
     def release(self, sequence: Sequence) -> None:
-        """Gives back the blocks of a finished sequence that was held. Nothing happens if it is not any
-        more."""
+        """Gives back the blocks of a finished sequence, if it is held."""
         self._scheduler.release(sequence)
 
     def resume(self, sequence: Sequence) -> None:
@@ -210,17 +209,16 @@ class Engine:
         if len(prompt) >= self.model.max_model_len:
             rule = f"must be shorter than the context of {self.model.max_model_len} tokens"
             return [Violation("prompt", f"{len(prompt)} tokens", rule)]
-        for token in prompt:
-            if not 0 <= token < self.model.vocab_size:
-                return [Violation("prompt", token, f"token ids must be in [0, {self.model.vocab_size})")]
+        if min(prompt) < 0 or max(prompt) >= self.model.vocab_size:
+            unknown = next(token for token in prompt if not 0 <= token < self.model.vocab_size)
+            return [Violation("prompt", unknown, f"token ids must be in [0, {self.model.vocab_size})")]
         return []
 
 
 def load_engine(
     files: ModelFiles, config: EngineConfig, on_weight: Callable[[str], None] = lambda name: None
 ) -> Engine:
-    """An engine for opened model files: weights loaded, KV pool allocated. ConfigError names what cannot
-    work."""
+    """An engine with weights loaded and KV pool allocated. Raises ConfigError or ModelError."""
     from octavo.engine.runners.torch import TorchRunner  # imports torch, which takes seconds
 
     _check_sizes(config)

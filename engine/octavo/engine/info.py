@@ -46,7 +46,3 @@ class EngineLoad:
     preemptions: int
     """Sequences preempted since start."""
     draining: bool
-
-    @property
-    def kv_utilization(self) -> float:
-        return self.held_blocks / self.total_blocks

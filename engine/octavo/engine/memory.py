@@ -17,8 +17,7 @@ _UNLIMITED = 2**60
 """cgroup v1 says "no limit" with a number of about 2**63."""
 
 DEFAULT_SHARE = {"cpu": 0.3, "cuda": 0.9}
-"""Of the memory that is free once the weights are loaded: a CPU shares its with everything else on the
-machine."""
+"""Of the memory that is free once the weights are loaded; a CPU shares its with the rest of the machine."""
 
 
 def parse_memory(text: str) -> int | float:

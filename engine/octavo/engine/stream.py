@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    """Yields everything produced since the last delta; the last one has a finish reason. Raises
-    EngineStopped.
+    """Yields what was produced since the last delta; the last has a finish reason. Raises EngineStopped.
 
     Text is made when it is read. When a reader lets too many tokens pile up its sequence pauses, and goes on
     once it reads.
@@ -92,8 +91,7 @@ class Stream:
             self._engine.release(self._sequence)
 
     def take_hold(self, keep: bool) -> Sequence:
-        """For a request that continues this one: the held sequence; the hold is no longer ours unless
-        `keep`."""
+        """The held sequence, for a request that continues it; the hold is ours no longer, unless `keep`."""
         if not keep:
             self.held = False
             if self._expiry is not None:

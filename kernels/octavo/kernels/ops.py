@@ -1,5 +1,4 @@
-"""The op table: what a decoder step is made of. Every room of this package implements it for its own
-tensors."""
+"""The op table: what a decoder step is made of. Every room here implements it for its own tensors."""
 
 from __future__ import annotations
 
@@ -33,8 +32,7 @@ class Ops(Protocol[Tensor]):
         ...
 
     def pack_linear(self, weight: Tensor, bias: Tensor | None = None) -> Any:
-        """weight: [m, n], bias: [m] → what `linear` takes; it may be another form of the weight, or the
-        weight."""
+        """weight: [m, n], bias: [m] → what `linear` takes, in whatever form suits the room."""
         ...
 
     def linear(self, x: Tensor, layer: Any) -> Tensor:
@@ -59,8 +57,7 @@ class Ops(Protocol[Tensor]):
         ...
 
     def store_kv(self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, plan: Any) -> None:
-        """key and value: [num_tokens, num_kv_heads, head_dim], put where the block tables have their
-        tokens."""
+        """key, value: [num_tokens, num_kv_heads, head_dim], put where the block tables have the tokens."""
         ...
 
     def copy_blocks(self, cache: Tensor, copies: Tensor) -> None:
@@ -87,8 +84,7 @@ class Ops(Protocol[Tensor]):
         ...
 
     def sample(self, logits: Tensor, sampling: Any) -> Any:
-        """logits: [num_rows, vocab_size], sampling: SamplingBatch → the fields of StepOutput, as NumPy
-        arrays.
+        """logits: [num_rows, vocab_size], sampling: SamplingBatch → the fields of StepOutput, in NumPy.
 
         In this order: reported log-probabilities are of the logits as they are; then penalties, biases,
         temperature, top-k, top-p, min-p; then one draw per row, by inversion of the distribution over the

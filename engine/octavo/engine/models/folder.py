@@ -37,7 +37,6 @@ class ModelFolder(ModelFiles):
             )
         self.name, self.path = name, folder
         self.spec = family_of_hugging_face(config).spec(config)
-        self._folder = folder
         self._config = config
         self._tensors = self._checked_tensors()
         sizes: Counter[StoredType] = Counter()
@@ -47,11 +46,11 @@ class ModelFolder(ModelFiles):
 
     def _checked_tensors(self) -> dict[str, Any]:
         """The checkpoint's tensors by canonical name."""
-        stored = read_checkpoint(self._folder)
+        stored = read_checkpoint(self.path)
         shapes = self.spec.weight_shapes()
         theirs = {name: checkpoint_name(name, HUGGING_FACE) for name in shapes}
         expected = {theirs[name]: shape for name, shape in shapes.items()}
-        check_shapes(str(self._folder), expected, {name: tensor.shape for name, tensor in stored.items()})
+        check_shapes(str(self.path), expected, {name: tensor.shape for name, tensor in stored.items()})
         for name in expected:
             if stored[name].dtype not in DTYPES:
                 raise ModelError(
@@ -70,11 +69,11 @@ class ModelFolder(ModelFiles):
     def _load_tokenizer(self) -> Tokenizer:
         from octavo.engine.tokenizer import Tokenizer
 
-        return Tokenizer.from_folder(self._folder)
+        return Tokenizer.from_folder(self.path)
 
     def _eos_token_ids(self) -> tuple[int, ...]:
         """generation_config.json knows best: instruct models list there every token that ends a turn."""
-        generation_file = self._folder / "generation_config.json"
+        generation_file = self.path / "generation_config.json"
         generation = read_json(generation_file) if generation_file.is_file() else {}
         for values in (generation, self._config.values):
             found = values.get("eos_token_id")

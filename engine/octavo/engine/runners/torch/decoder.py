@@ -22,8 +22,7 @@ Caches = list[tuple[Tensor, Tensor]]
 class Step:
     """What the decoder needs to know of a step.
 
-    token_ids, positions, slots: int64 [num_tokens]; rows: int64 [num_rows], the tokens whose logits are
-        wanted.
+    token_ids, positions: int64 [num_tokens]; rows: int64 [num_rows], the tokens whose logits are wanted.
     attention: of `Ops.plan_attention`.
     """
 
@@ -59,8 +58,8 @@ class Decoder:
 
         self._spec = spec
         self._ops = ops
-        self._embedding = weights.pop("embedding")
-        self._output = ops.pack_linear(self._embedding) if spec.tied_embeddings else linear("output")
+        self.embedding = weights.pop("embedding")
+        self._output = ops.pack_linear(self.embedding) if spec.tied_embeddings else linear("output")
         self._final_norm = weights.pop("final_norm")
         self._layers = [
             Layer(
@@ -79,15 +78,11 @@ class Decoder:
         assert not weights, f"weights that no layer takes: {sorted(weights)}"
         self._cos, self._sin = self._rotations(max_model_len)
 
-    @property
-    def embedding(self) -> Tensor:
-        return self._embedding
-
     def logits(self, step: Step, caches: Caches) -> Tensor:
         """Stores the step's keys and values in the caches; the logits of its rows, [num_rows, vocab_size]."""
         spec, ops = self._spec, self._ops
         cos, sin = self._cos[step.positions], self._sin[step.positions]
-        x = self._embedding[step.token_ids]
+        x = self.embedding[step.token_ids]
         for i, layer in enumerate(self._layers):
             h = ops.rms_norm(x, layer.attention_norm, spec.norm_eps)
             h = self._attention(h, layer, cos, sin, step, caches[i])
@@ -124,4 +119,4 @@ class Decoder:
         """Cosines and sines of every position, [max_model_len, 1, rotary_dim / 2], in the model's type."""
         frequencies, scale = inverse_frequencies(self._spec.rope, max_model_len)
         angles = torch.outer(torch.arange(max_model_len).float(), torch.from_numpy(frequencies))[:, None]
-        return (angles.cos() * scale).to(self._embedding), (angles.sin() * scale).to(self._embedding)
+        return (angles.cos() * scale).to(self.embedding), (angles.sin() * scale).to(self.embedding)

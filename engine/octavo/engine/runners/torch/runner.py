@@ -83,15 +83,14 @@ class TorchRunner:
             needed = num_blocks * self.block_bytes / 2**30
             raise ConfigError(f"kv_cache_memory: {needed:.1f} GiB could not be allocated: {error}") from error
 
+    @torch.inference_mode()
     def run(self, batch: Batch) -> StepOutput:
-        with torch.inference_mode():
-            logits = self.logits(batch)
-            if not len(batch.sampling):
-                return StepOutput(token_ids=np.empty(0, np.int32))
-            token_ids, logprobs, top_ids, top_logprobs = self._ops.sample(logits, batch.sampling)
+        logits = self.logits(batch)
+        if not len(batch.sampling):
+            return StepOutput(token_ids=np.empty(0, np.int32))
+        token_ids, logprobs, top_ids, top_logprobs = self._ops.sample(logits, batch.sampling)
         return StepOutput(token_ids=token_ids, logprobs=logprobs, top_ids=top_ids, top_logprobs=top_logprobs)
 
-    @torch.inference_mode()
     def logits(self, batch: Batch) -> torch.Tensor:
         """Everything of a step but the sampling: [num_rows, vocab_size], as the model has them."""
         if len(batch.copies):
