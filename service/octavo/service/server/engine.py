@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from octavo.engine import EngineStopped, InvalidRequest, Violation
-from octavo.service.server.boundary import writer
+from octavo.service.rpc.boundary import writer
 from octavo.service.server.responses import load_message
 from octavo.v1 import engine_pb2 as pb
 from octavo.v1.engine_pb2_grpc import EngineServicer

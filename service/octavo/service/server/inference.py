@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from octavo.service.server.boundary import writer
+from octavo.service.rpc.boundary import writer
 from octavo.service.server.requests import RequestReader
 from octavo.service.server.responses import delta_message, model_message
 from octavo.service.server.session import Session
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from octavo.engine.async_engine import AsyncEngine
-    from octavo.service.server.boundary import Malformed
+    from octavo.service.rpc.boundary import Malformed
 
 Context = grpc.aio.ServicerContext[Any, Any]
 

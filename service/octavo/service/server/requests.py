@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from octavo.engine import InvalidRequest, SamplingParams, Violation
 from octavo.engine.chat import ChatMessage, ChatTemplate
-from octavo.service.server.refusals import UnknownModel, within
+from octavo.service.rpc.refusals import UnknownModel, within
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,7 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from octavo.engine import ConfigError
-from octavo.service.server.boundary import Boundary
+from octavo.service.rpc.boundary import Boundary
 from octavo.service.server.engine import Engine
 from octavo.service.server.inference import Inference
 from octavo.v1 import engine_pb2, engine_pb2_grpc, inference_pb2, inference_pb2_grpc

@@ -7,17 +7,17 @@ import logging
 from typing import TYPE_CHECKING
 
 from octavo.engine import EngineStopped, InvalidRequest, OctavoError, Violation
-from octavo.service.server.boundary import Malformed
-from octavo.service.server.refusals import (
+from octavo.service.rpc.boundary import Malformed
+from octavo.service.rpc.refusals import (
     DuplicateRequest,
     NotHeld,
     TooManyRequests,
     UnknownRequest,
     within,
 )
+from octavo.service.rpc.status import status_of
 from octavo.service.server.requests import RequestReader, request_id
 from octavo.service.server.responses import delta_message
-from octavo.service.server.status import status_of
 from octavo.service.server.turns import Turn, following_prompt
 from octavo.v1 import inference_pb2 as pb
 

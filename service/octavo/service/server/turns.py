@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from octavo.engine import FinishReason, InvalidRequest, Violation
 from octavo.engine.chat import ChatMessage
-from octavo.service.server.refusals import within
+from octavo.service.rpc.refusals import within
 from octavo.service.server.requests import Prompt, RequestReader
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from octavo.engine import InvalidRequest, OctavoError
-from octavo.service.server.status import status_of
-from octavo.service.server.wire import parse
-from octavo.v1 import engine_pb2, inference_pb2
+from octavo.service.rpc.status import status_of
+from octavo.service.rpc.wire import parse
+from octavo.v1 import engine_pb2, gateway_pb2, inference_pb2
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -67,7 +67,7 @@ def writer(context: grpc.aio.ServicerContext[Any, Any]) -> Callable[[Any], Await
 
 def _request_types() -> dict[str, type[Message]]:
     found: dict[str, type[Message]] = {}
-    for module in (inference_pb2, engine_pb2):
+    for module in (inference_pb2, engine_pb2, gateway_pb2):
         for service in module.DESCRIPTOR.services_by_name.values():
             for method in service.methods:
                 path = f"/{service.full_name}/{method.name}"

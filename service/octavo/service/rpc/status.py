@@ -10,7 +10,7 @@ from google.rpc import code_pb2
 from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 
 from octavo.engine import EngineStopped, InvalidRequest, QueueFull, Violation
-from octavo.service.server.refusals import (
+from octavo.service.rpc.refusals import (
     DuplicateRequest,
     NotHeld,
     TooManyRequests,
