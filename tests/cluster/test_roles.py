@@ -1,0 +1,31 @@
+"""Everything the tests before made Octavo do, it did with exactly the chart's roles."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from tests.cluster.conftest import SYSTEM, Installation
+
+
+def test_no_call_was_forbidden(installation: Installation) -> None:
+    log = os.environ.get("AUDIT_LOG")
+    if not log:
+        pytest.skip("the API server's audit log cannot be read: AUDIT_LOG is not set")
+    events = [json.loads(line) for line in Path(log).read_text().splitlines()]
+    ours = [
+        event for event in events if event["user"]["username"].startswith(f"system:serviceaccount:{SYSTEM}:")
+    ]
+    assert {event["user"]["username"].rpartition(":")[2] for event in ours} >= {
+        "octavo-operator",
+        "octavo-gateway",
+    }
+    forbidden = [
+        f"{event['user']['username']} {event['verb']} {event['requestURI']}"
+        for event in ours
+        if event.get("responseStatus", {}).get("code") == 403
+    ]
+    assert forbidden == []
