@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from opentelemetry.context import Context
 
@@ -36,8 +36,11 @@ class Backend(Protocol):
         """The facts of one model; the only one if `name` is empty. UnknownModel."""
         ...
 
-    def generate(self, request: pb.GenerateRequest, origin: Origin) -> AsyncIterator[pb.Delta]:
-        """The output of a request, as it is made; closing the iterator cancels the request."""
+    def generate(self, request: pb.GenerateRequest, origin: Origin) -> AsyncGenerator[pb.Delta]:
+        """The output of a request, as it is made; closing the generator cancels the request.
+
+        What must be refused is refused when the first delta is asked for.
+        """
         ...
 
     async def tokenize(self, request: pb.TokenizeRequest) -> pb.TokenizeResponse: ...

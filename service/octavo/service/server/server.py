@@ -12,6 +12,7 @@ from grpc_reflection.v1alpha import reflection
 
 from octavo.engine import ConfigError
 from octavo.service.rpc.boundary import Boundary
+from octavo.service.server.backend import EngineBackend
 from octavo.service.server.engine import Engine
 from octavo.service.server.inference import Inference
 from octavo.v1 import engine_pb2, engine_pb2_grpc, inference_pb2, inference_pb2_grpc
@@ -69,7 +70,7 @@ class Server:
         self._engine = engine
         await engine.start()
         served_name = self.config.served_name or engine.model.name
-        inference = Inference(engine, served_name, self._stopped)
+        inference = Inference(EngineBackend(engine, served_name), self._stopped)
         cluster = Engine(engine, self.config.grace_period, self.drain, self._stopped)
         inference_pb2_grpc.add_InferenceServicer_to_server(inference, self._grpc)
         engine_pb2_grpc.add_EngineServicer_to_server(cluster, self._grpc)
