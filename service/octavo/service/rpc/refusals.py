@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from octavo.engine import InvalidRequest, Violation
+from octavo.engine import InvalidRequest, OctavoError, Violation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,6 +29,14 @@ class TooManyRequests(InvalidRequest):
 
 class NotHeld(InvalidRequest):
     """The request exists, but cannot be continued."""
+
+
+class Unavailable(OctavoError):
+    """Nobody can serve the request now; try again after `retry_after` seconds."""
+
+    def __init__(self, message: str, retry_after: float) -> None:
+        super().__init__(f"{message}; try again in {retry_after:g} s")
+        self.retry_after = retry_after
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from octavo.service.rpc.refusals import (
     DuplicateRequest,
     NotHeld,
     TooManyRequests,
+    Unavailable,
     UnknownModel,
     UnknownRequest,
 )
@@ -32,6 +33,7 @@ CODES: tuple[tuple[type[Exception], int], ...] = (
     (InvalidRequest, code_pb2.INVALID_ARGUMENT),
     (QueueFull, code_pb2.RESOURCE_EXHAUSTED),
     (EngineStopped, code_pb2.UNAVAILABLE),
+    (Unavailable, code_pb2.UNAVAILABLE),
 )
 INTERNAL_MESSAGE = "internal error; the server's log tells more"
 
@@ -46,7 +48,7 @@ def status_of(error: Exception) -> pb.Status:
 def _details(error: Exception) -> list[Message]:
     if isinstance(error, InvalidRequest):
         return [BadRequest(field_violations=map(_field_violation, error.violations))]
-    if isinstance(error, QueueFull):
+    if isinstance(error, QueueFull | Unavailable):
         delay = Duration()
         delay.FromNanoseconds(int(error.retry_after * 1e9))
         return [RetryInfo(retry_delay=delay)]
