@@ -4,17 +4,12 @@
 operator. docs/autoscaling.md has the formulas.
 """
 
-from __future__ import annotations
-
-from typing import TYPE_CHECKING
-
 from octavo.operator.autoscaler.decision import Decision, Signal
+from octavo.operator.autoscaler.deletion import deletion_costs
 from octavo.operator.autoscaler.memory import Memory
 from octavo.operator.autoscaler.observation import Demand, Load, Observation, Pod
 from octavo.operator.autoscaler.policy import Policy
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+from octavo.operator.autoscaler.replicas import decide
 
 __all__ = [
     "Decision",
@@ -28,17 +23,3 @@ __all__ = [
     "decide",
     "deletion_costs",
 ]
-
-
-def decide(policy: Policy, observation: Observation, memory: Memory) -> Decision:
-    """How many replicas the workload should have at `observation.now`.
-
-    Call it every few seconds with the memory of the decision before. The same observation twice changes
-    nothing.
-    """
-    raise NotImplementedError
-
-
-def deletion_costs(pods: Iterable[Pod]) -> Mapping[str, int]:
-    """`controller.kubernetes.io/pod-deletion-cost` for each pod by name: the lower, the sooner it goes."""
-    raise NotImplementedError

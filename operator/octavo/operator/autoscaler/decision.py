@@ -16,11 +16,13 @@ class Signal:
     name: str
     """`KVUtilization`, `WaitingTokens` or `Arrivals`."""
     value: float
-    """The measure, summed over pods: a share of blocks, tokens, tokens per second."""
+    """The measure over all pods: a share of blocks, tokens, tokens per second."""
     target: float
-    """What the pods that there are should bear of it, in the same unit."""
+    """What each pod should bear of it, in the same unit; 0 if that is not known."""
     replicas: int | None
     """Its recommendation, within no bounds; None if it cannot tell."""
+    message: str
+    """The measure with its numbers, as a decision's message quotes it."""
 
 
 @dataclass(frozen=True, slots=True)
