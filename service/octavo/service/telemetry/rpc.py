@@ -1,0 +1,85 @@
+"""Calls of `Inference` as spans: an interceptor for servers, of a pod as of a gateway."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import grpc
+from opentelemetry import context as contexts
+
+from octavo.service.telemetry import attributes as of
+from octavo.service.telemetry.context import from_metadata
+from octavo.service.telemetry.tracing import current, describe_request, fail, start_server_span
+from octavo.v1 import inference_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from opentelemetry.context import Context
+    from opentelemetry.trace import Tracer
+
+    from octavo.service.telemetry.attributes import Attributes
+
+INFERENCE = pb.DESCRIPTOR.services_by_name["Inference"].full_name
+SESSION = f"/{INFERENCE}/Session"
+KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
+
+Call = grpc.aio.ServicerContext[Any, Any]
+Behaviour = Any
+
+
+class TracedCalls(grpc.aio.ServerInterceptor):
+    """A SERVER span for each call of Inference but Session, whose requests have spans of their own.
+
+    Handlers find that span as the current one, and in a Session the client's context. To be the first of a
+    server's interceptors, so that it sees with which status a call leaves.
+    """
+
+    def __init__(self, tracer: Tracer) -> None:
+        self._tracer = tracer
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler: Any = await continuation(handler_call_details)
+        method = handler_call_details.method
+        if handler is None or not method.startswith(f"/{INFERENCE}/"):
+            return handler
+        context = from_metadata(handler_call_details.invocation_metadata)
+        kind = next(kind for kind in KINDS if getattr(handler, kind))
+        behaviour = getattr(handler, kind)
+        wrapped = (
+            _within(context, behaviour) if method == SESSION else self._traced(method, context, behaviour)
+        )
+        return handler._replace(**{kind: wrapped})
+
+    def _traced(self, method: str, context: Context, behaviour: Behaviour) -> Behaviour:
+        name = method.removeprefix("/")
+
+        async def traced(request: Any, call: Call) -> Any:
+            span = start_server_span(self._tracer, name, context, of_call(name, call))
+            with current(span):
+                if isinstance(request, pb.GenerateRequest):
+                    describe_request(span, request.model, request.prompt, request.sampling, request.resume)
+                try:
+                    return await behaviour(request, call)
+                except grpc.aio.AbortError:
+                    fail(span, call.code().name, call.details())
+                    raise
+
+        return traced
+
+
+def of_call(method: str, call: Call) -> Attributes:
+    return {"rpc.system.name": "grpc", "rpc.method": method, **of.of_peer(call.peer())}
+
+
+def _within(context: Context, behaviour: Behaviour) -> Behaviour:
+    async def within(requests: Any, call: Call) -> Any:
+        # Nothing to detach: gRPC runs each call in a task, and so in a context, of its own.
+        contexts.attach(context)
+        return await behaviour(requests, call)
+
+    return within
