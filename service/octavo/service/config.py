@@ -22,10 +22,14 @@ SERVER_VARIABLE = "OCTAVO_SERVER"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
-    """Settings of one gRPC server."""
+    """Settings of one server."""
 
     host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 or [::] for all interfaces.")
     port: Annotated[int, Field(ge=0, le=65535)] = option(50051, "Port to listen on; 0 for any free one.")
+    http: bool = option(False, "Serve the OpenAI API over HTTP, too.")
+    http_port: Annotated[int, Field(ge=0, le=65535)] = option(
+        8000, "Port of the HTTP server, on the same host; 0 for any free one."
+    )
     served_name: str | None = option(
         None, "Name that requests may give for the model; the model's own if unset."
     )
@@ -33,7 +37,7 @@ class ServerConfig:
         30.0, "Seconds for which running requests may go on after SIGTERM."
     )
     max_message_size: Annotated[int, Field(ge=1024, lt=2**31)] = option(
-        4 * 1024 * 1024, "Largest request message in bytes."
+        4 * 1024 * 1024, "Largest request in bytes: a message of gRPC, or the body of an HTTP request."
     )
     log_level: Literal["debug", "info", "warning", "error"] = option("info", "Least level that is logged.")
 

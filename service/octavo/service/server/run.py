@@ -35,7 +35,7 @@ async def serve(engine_config: EngineConfig, server_config: ServerConfig, starte
         "ready in %.1f s: %s on %s (%d KV blocks of %d tokens, context of %d tokens, %s, %s)",
         time.monotonic() - started,
         server_config.served_name or model.name,
-        server.address,
+        " and ".join(filter(None, (server.address, server.http_url))),
         model.num_blocks,
         model.block_size,
         model.max_model_len,

@@ -1,4 +1,4 @@
-"""The gRPC server: a port, the services on it, and the order in which it goes out of service."""
+"""A pod's server: gRPC and, if asked, HTTP; and the order in which it goes out of service."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from octavo.v1 import engine_pb2, engine_pb2_grpc, inference_pb2, inference_pb2_
 if TYPE_CHECKING:
     from octavo.engine.async_engine import AsyncEngine
     from octavo.service.config import ServerConfig
+    from octavo.service.openai.server import HTTPServer
 
 SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name,
@@ -64,13 +65,19 @@ class Server:
             rule = "cannot be listened on: it is in use, or no address of this machine"
             raise ConfigError(f"address {address}: {rule}") from None
         self.address = address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+        self._http: HTTPServer | None = None
+        if config.http:
+            from octavo.service.openai.server import HTTPServer
+
+            self._http = HTTPServer(config.host, config.http_port)
 
     async def start(self, engine: AsyncEngine) -> None:
         """Serves a loaded engine, which it starts."""
         self._engine = engine
         await engine.start()
         served_name = self.config.served_name or engine.model.name
-        inference = Inference(EngineBackend(engine, served_name), self._stopped)
+        backend = EngineBackend(engine, served_name)
+        inference = Inference(backend, self._stopped)
         cluster = Engine(engine, self.config.grace_period, self.drain, self._stopped)
         inference_pb2_grpc.add_InferenceServicer_to_server(inference, self._grpc)
         engine_pb2_grpc.add_EngineServicer_to_server(cluster, self._grpc)
@@ -81,6 +88,24 @@ class Server:
         for service in SERVICES:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         await self._grpc.start()
+        if self._http is not None:
+            from octavo.service.openai.app import create_app
+
+            size = self.config.max_message_size
+            app = create_app(backend, metrics=self._metrics, health=self._trouble, max_body_size=size)
+            await self._http.start(app)
+
+    @property
+    def http_url(self) -> str | None:
+        return f"http://{self._http.address}" if self._http else None
+
+    def _trouble(self) -> str | None:
+        """Why no request can be served now."""
+        assert self._engine is not None
+        return "the server is draining" if self._engine.load().draining else None
+
+    async def _metrics(self) -> bytes:
+        return b""
 
     async def drain(self, grace: float) -> None:
         """Health turns NOT_SERVING, new requests are refused, running ones end within `grace` seconds.
@@ -103,4 +128,7 @@ class Server:
                 await asyncio.wait_for(self.drain(grace), grace + MARGIN)
             await self._engine.stop()
         self._stopped.set()
-        await self._grpc.stop(LAST_WORDS)
+        stopping = [self._grpc.stop(LAST_WORDS)]
+        if self._http is not None:
+            stopping.append(self._http.stop(LAST_WORDS))
+        await asyncio.gather(*stopping)

@@ -1,0 +1,121 @@
+"""The ASGI application: which path is answered by what."""
+
+from __future__ import annotations
+
+import time
+from http import HTTPStatus
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.routing import Route
+
+from octavo.service.openai.completions import Completions
+from octavo.service.openai.endpoint import Endpoint
+from octavo.service.openai.errors import refused
+from octavo.service.openai.tokens import Tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from starlette.requests import Request
+    from starlette.responses import Response
+
+    from octavo.service.backend import Backend
+    from octavo.service.openai.exchange import Exchange
+    from octavo.v1 import inference_pb2 as pb
+
+PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
+MAX_BODY_SIZE = 4 * 1024 * 1024
+
+
+def create_app(
+    backend: Backend,
+    *,
+    metrics: Callable[[], Awaitable[bytes]],
+    health: Callable[[], str | None],
+    max_body_size: int = MAX_BODY_SIZE,
+) -> Starlette:
+    """The OpenAI API over `backend`.
+
+    metrics: the page of /metrics, in Prometheus' text format.
+    health: why no request can be served now, if none can.
+    max_body_size: in bytes; a larger one is refused with 413.
+    """
+    completions, tokens, facts = Completions(backend), Tokens(backend), Facts(backend, metrics, health)
+
+    def route(method: str, path: str, handle: Callable[[Exchange], Awaitable[None]]) -> Route:
+        return Route(path, Endpoint(handle, max_body_size), methods=[method])
+
+    app = Starlette(
+        routes=[
+            route("POST", "/v1/chat/completions", completions.chat),
+            route("POST", "/v1/completions", completions.complete),
+            route("GET", "/v1/models", facts.models),
+            route("GET", "/v1/models/{name:path}", facts.model),
+            route("POST", "/tokenize", tokens.tokenize),
+            route("POST", "/detokenize", tokens.detokenize),
+            route("GET", "/health", facts.health),
+            route("GET", "/metrics", facts.metrics),
+            route("GET", "/version", facts.version),
+        ],
+        exception_handlers={HTTPException: _not_routed},
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+class Facts:
+    """What can be asked without a body."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        metrics: Callable[[], Awaitable[bytes]],
+        health: Callable[[], str | None],
+    ) -> None:
+        self._backend = backend
+        self._metrics = metrics
+        self._health = health
+        self._created = int(time.time())
+
+    async def models(self, exchange: Exchange) -> None:
+        data = [self._as_json(model) for model in await self._backend.models()]
+        await exchange.respond_json({"object": "list", "data": data})
+
+    async def model(self, exchange: Exchange) -> None:
+        await exchange.respond_json(self._as_json(await self._backend.model(exchange.path_params["name"])))
+
+    def _as_json(self, model: pb.Model) -> dict[str, Any]:
+        """`max_model_len` is vLLM's, and null for a model without a running pod."""
+        return {
+            "id": model.name,
+            "object": "model",
+            "created": self._created,
+            "owned_by": "octavo",
+            "max_model_len": model.max_model_len or None,
+        }
+
+    async def health(self, exchange: Exchange) -> None:
+        if why := self._health():
+            raise refused(HTTPStatus.SERVICE_UNAVAILABLE, why)
+        await exchange.respond_json({"status": "ok"})
+
+    async def metrics(self, exchange: Exchange) -> None:
+        await exchange.respond(await self._metrics(), content_type=PROMETHEUS_TEXT)
+
+    async def version(self, exchange: Exchange) -> None:
+        await exchange.respond_json({"version": version("octavo")})
+
+
+async def _not_routed(request: Request, error: Exception) -> Response:
+    from starlette.responses import Response
+
+    assert isinstance(error, HTTPException)
+    rule = "there is nothing at"
+    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+        rule = f"{request.method} is not a method of"
+    told = refused(HTTPStatus(error.status_code), f"{rule} {request.url.path}", dict(error.headers or {}))
+    refusal = told.refusal
+    return Response(refusal.body, refusal.status, refusal.headers, "application/json")

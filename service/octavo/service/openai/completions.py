@@ -1,0 +1,126 @@
+"""POST /v1/completions and /v1/chat/completions: a request, its submissions, and the answer."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from contextlib import aclosing
+from typing import TYPE_CHECKING
+
+from octavo.engine import OctavoError
+from octavo.service.backend import Origin
+from octavo.service.openai.answers import CHAT, COMPLETION, Answer, ChoiceWriter, CollectedChoice, Shape
+from octavo.service.openai.door import context_of
+from octavo.service.openai.endpoint import while_connected
+from octavo.service.openai.errors import Refused, refusal
+from octavo.service.openai.parsing import parse
+from octavo.service.openai.requests import ChatCompletionRequest, CompletionRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from octavo.service.backend import Backend
+    from octavo.service.openai.exchange import Exchange
+    from octavo.service.openai.requests import CompletionParameters
+    from octavo.v1 import inference_pb2 as pb
+
+    Take = Callable[[int, pb.Delta], Awaitable[None]]
+
+LARGE = 64 * 1024
+"""Bytes of a body that is read in a thread: the streams of others go on meanwhile."""
+
+
+class Completions:
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+
+    async def complete(self, exchange: Exchange) -> None:
+        await self._answer(exchange, CompletionRequest, COMPLETION)
+
+    async def chat(self, exchange: Exchange) -> None:
+        await self._answer(exchange, ChatCompletionRequest, CHAT)
+
+    async def _answer(self, exchange: Exchange, kind: type[CompletionParameters], shape: Shape) -> None:
+        body = await exchange.body()
+        if len(body) < LARGE:
+            request = parse(kind, body)
+        else:
+            request = await asyncio.to_thread(parse, kind, body)
+        await while_connected(exchange, self._serve(exchange, request, shape))
+
+    async def _serve(self, exchange: Exchange, request: CompletionParameters, shape: Shape) -> None:
+        answer = Answer(
+            shape,
+            request.model or (await self._backend.model("")).name,
+            logprobs=request.num_logprobs is not None,
+            token_ids=bool(request.return_token_ids),
+            usage=bool(request.options.include_usage),
+            continuous_usage=bool(request.options.continuous_usage_stats),
+        )
+        session = exchange.headers.get("x-session-id") or request.session
+        origin = Origin(session, context_of(exchange.headers))
+        if request.stream:
+            await self._stream(exchange, request, origin, answer)
+        else:
+            await self._collect(exchange, request, origin, answer)
+
+    async def _collect(
+        self, exchange: Exchange, request: CompletionParameters, origin: Origin, answer: Answer
+    ) -> None:
+        choices: dict[int, CollectedChoice] = defaultdict(lambda: CollectedChoice(answer))
+
+        async def take(index: int, delta: pb.Delta) -> None:
+            choices[index].add(delta)
+
+        await self._run(request, origin, take)
+        await exchange.respond(answer.whole([choices[i] for i in sorted(choices)]))
+
+    async def _stream(
+        self, exchange: Exchange, request: CompletionParameters, origin: Origin, answer: Answer
+    ) -> None:
+        """The stream begins with the first delta: what fails before that has a status of its own."""
+        writers: dict[int, ChoiceWriter] = {}
+        usages: dict[int, pb.Usage] = {}
+        turn = asyncio.Lock()
+
+        async def take(index: int, delta: pb.Delta) -> None:
+            writer = writers.get(index)
+            if writer is None:
+                writer = writers[index] = ChoiceWriter(answer, index)
+            if delta.finish_reason:
+                usages[index] = delta.usage
+            if events := writer.events(delta):
+                # Returns when the client has room again. Until then no delta is taken: its sequence waits.
+                async with turn:
+                    await exchange.write(events)
+
+        await self._run(request, origin, take)
+        await exchange.end(answer.last_event(list(usages.values())))
+
+    async def _run(self, request: CompletionParameters, origin: Origin, take: Take) -> None:
+        """Submits all prompts at once. If one fails, the others are cancelled."""
+        submissions = request.submissions()
+        if len(submissions) == 1:
+            await self._run_one(request, 0, submissions[0], origin, take)
+            return
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for i, submission in enumerate(submissions):
+                    tasks.create_task(self._run_one(request, i, submission, origin, take))
+        except* Exception as failed:
+            raise failed.exceptions[0] from None
+
+    async def _run_one(
+        self,
+        request: CompletionParameters,
+        index: int,
+        submission: pb.GenerateRequest,
+        origin: Origin,
+        take: Take,
+    ) -> None:
+        try:
+            async with aclosing(self._backend.generate(submission, origin)) as deltas:
+                async for delta in deltas:
+                    await take(index, delta)
+        except OctavoError as error:
+            raise Refused(refusal(error, lambda field: request.parameter(field, index))) from error
