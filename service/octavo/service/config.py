@@ -40,6 +40,9 @@ class ServerConfig:
         4 * 1024 * 1024, "Largest request in bytes: a message of gRPC, or the body of an HTTP request."
     )
     log_level: Literal["debug", "info", "warning", "error"] = option("info", "Least level that is logged.")
+    log_format: Literal["text", "json"] | None = option(
+        None, "How log lines look; text on a terminal and json elsewhere if unset."
+    )
 
     @property
     def address(self) -> str:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import signal
 from typing import TYPE_CHECKING
 
 from octavo.service.config import load_config
+from octavo.service.telemetry import logs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -19,8 +19,6 @@ def serve_model(flags: Mapping[str, object], file: Path | None, started: float) 
     from octavo.service.server.run import serve
 
     engine_config, server_config = load_config(flags, os.environ, file)
-    logging.basicConfig(
-        level=server_config.log_level.upper(), format="%(asctime)s %(levelname)-7s %(name)s: %(message)s"
-    )
+    logs.configure(server_config.log_level, server_config.log_format)
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the model loads ends at once
     asyncio.run(serve(engine_config, server_config, started))

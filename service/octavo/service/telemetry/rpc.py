@@ -9,7 +9,7 @@ from opentelemetry import context as contexts
 
 from octavo.service.telemetry import attributes as of
 from octavo.service.telemetry.context import from_metadata
-from octavo.service.telemetry.tracing import current, describe_request, fail, start_server_span
+from octavo.service.telemetry.tracing import current, fail, start_server_span
 from octavo.v1 import inference_pb2 as pb
 
 if TYPE_CHECKING:
@@ -61,8 +61,6 @@ class TracedCalls(grpc.aio.ServerInterceptor):
         async def traced(request: Any, call: Call) -> Any:
             span = start_server_span(self._tracer, name, context, of_call(name, call))
             with current(span):
-                if isinstance(request, pb.GenerateRequest):
-                    describe_request(span, request.model, request.prompt, request.sampling, request.resume)
                 try:
                     return await behaviour(request, call)
                 except grpc.aio.AbortError:
