@@ -41,7 +41,9 @@ class Memory:
 
         It changes when something happens, not with each decision.
         """
-        status: dict[str, Any] = {"promptTokensPerRequest": _rounded(self.traffic.prompt_tokens)}
+        status: dict[str, Any] = {}
+        if self.traffic.prompt_tokens != DEFAULT_PROMPT_TOKENS:
+            status["promptTokensPerRequest"] = _rounded(self.traffic.prompt_tokens)
         if self.last_scale is not None:
             status["lastScaleTime"] = timestamp(self.last_scale)
         if self.idle is not None:

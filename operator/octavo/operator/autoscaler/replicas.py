@@ -86,9 +86,7 @@ def _from_zero(policy: Policy, observation: Observation, memory: Memory) -> Answ
     requests = observation.requests_at_gateways
     if not requests:
         if policy.min_replicas:
-            return Answer(
-                policy.min_replicas, "TooFewReplicas", "no pods", "TooFewReplicas", " = minReplicas"
-            )
+            return Answer(policy.min_replicas, "TooFewReplicas", "no pods", "TooFewReplicas")
         return Answer(0, "Idle", _idle(policy, memory))
     tokens = requests * memory.traffic.prompt_tokens
     needed = max(1, ceil(tokens / policy.target_waiting_tokens - ROUNDING))
@@ -168,7 +166,11 @@ def _bounded(policy: Policy, observation: Observation, memory: Memory, wish: Ans
     )
     reason = wish.reason if as_wished and current <= policy.max_replicas else limited
     return replace(
-        wish, replicas=replicas, reason=reason, limited=limited, limit=f" of {wish.replicas}, as {limit}"
+        wish,
+        replicas=replicas,
+        reason=reason,
+        limited=limited,
+        limit=f" ({wish.replicas} wanted, but {limit})",
     )
 
 
