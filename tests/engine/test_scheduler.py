@@ -14,6 +14,7 @@ from octavo.engine.params import SamplingParams
 from octavo.engine.sampling_state import SamplingState
 from octavo.engine.scheduler import Scheduler, StepPlan
 from octavo.engine.sequence import Sequence, Status
+from octavo.engine.timeline import Timeline
 
 PARAMS = SamplingParams()
 
@@ -37,6 +38,7 @@ class World:
             sampling=SamplingState(PARAMS, 0, len(ids)),
             max_tokens=max_tokens,
             stop_tokens=frozenset(),
+            timeline=Timeline(0),
             **fields,
         )
         extend_hashes(sequence.hashes, sequence.token_ids, 4)

@@ -14,6 +14,7 @@ from octavo.engine.errors import EngineStopped, QueueFull
 from octavo.engine.models.source import open_model
 from octavo.engine.output import FinishReason
 from octavo.engine.rate import RateMeter
+from octavo.engine.sequence import Status
 from octavo.engine.stream import Stream
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from octavo.engine.engine import Engine, NewToken
     from octavo.engine.info import EngineLoad, ModelInfo
     from octavo.engine.params import SamplingParams
+    from octavo.engine.resumption import Resumption
     from octavo.engine.sequence import Sequence
     from octavo.engine.tokenizer import Tokenizer
 
@@ -81,12 +83,16 @@ class AsyncEngine:
         hold: bool = False,
         continues: Stream | None = None,
         keep_parent: bool = False,
+        resume: Resumption | None = None,
     ) -> Stream:
         """Queues a request. Lower `priority` values go first.
 
         hold: keep its blocks after it has finished, for a later request that continues it.
         continues: a finished stream that is held. `prompt_token_ids` are all tokens, its own and the new
             turn; what is computed there is not computed again. Its hold ends, unless `keep_parent`.
+        resume: output that another engine made of this prompt with these parameters; the stream yields what
+            follows. If it has ended nothing is queued: the stream has its finish reason from the start, and
+            yields one empty delta.
         Raises InvalidRequest, QueueFull or EngineStopped; nothing is queued then.
         """
         if self._refusal is not None:
@@ -97,12 +103,19 @@ class AsyncEngine:
             priority=priority,
             hold=hold,
             unread_limit=self._config.stream_buffer,
+            resume=resume,
         )
         waiting = self._num_waiting()
         if waiting >= self._config.max_waiting:
             raise QueueFull(waiting, retry_after=self._seconds_for_a_place())
+        stream = Stream(self, sequence, self.tokenizer, self._config.hold_timeout, resume)
         parent = continues.take_hold(keep_parent) if continues is not None else None
-        stream = Stream(self, sequence, self.tokenizer, self._config.hold_timeout)
+        if stream.finish_reason is not None:
+            sequence.status = Status.FINISHED
+            stream.begin_hold()
+            if parent is not None and not keep_parent:
+                self.release(parent)
+            return stream
         self._streams[sequence] = stream
         self._idle.clear()
         self._num_submitted += 1

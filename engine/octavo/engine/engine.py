@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import secrets
+import time
 from array import array
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -20,6 +21,7 @@ from octavo.engine.output import FinishReason, TokenLogprobs
 from octavo.engine.sampling_state import SamplingState
 from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Sequence, Status
+from octavo.engine.timeline import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from octavo.engine.config import EngineConfig
     from octavo.engine.models.files import ModelFiles
     from octavo.engine.params import SamplingParams
+    from octavo.engine.resumption import Resumption
     from octavo.engine.runners import Runner
 
 
@@ -45,8 +48,16 @@ class NewToken:
 class Engine:
     """Sequences in, tokens out. Not thread-safe: `AsyncEngine` and `LLM` each call it from one thread."""
 
-    def __init__(self, runner: Runner, model: ModelInfo, config: EngineConfig) -> None:
+    def __init__(
+        self,
+        runner: Runner,
+        model: ModelInfo,
+        config: EngineConfig,
+        clock: Callable[[], int] = time.time_ns,
+    ) -> None:
+        """clock: nanoseconds since the epoch, for timelines."""
         self.model = model
+        self.clock = clock
         self._runner = runner
         self._config = config
         self._blocks = BlockManager(model.num_blocks)
@@ -70,29 +81,43 @@ class Engine:
         priority: int = 0,
         hold: bool = False,
         unread_limit: int | None = None,
+        resume: Resumption | None = None,
     ) -> Sequence:
-        """A sequence for `add`. Raises InvalidRequest with every rule that is broken."""
+        """A sequence for `add`. Raises InvalidRequest with every rule that is broken.
+
+        resume: output that another engine made of this prompt with these parameters. It is this sequence's
+            own output from here on, and read already.
+        """
         violations = params.violations(self.model.vocab_size)
         violations += self._prompt_violations(prompt_token_ids)
         if not -(2**31) <= priority < 2**31:
             violations.append(Violation("priority", priority, "must be a signed 32-bit integer"))
+        room = self.model.max_model_len - len(prompt_token_ids)
+        stop_tokens = frozenset(
+            (*params.stop_token_ids, *(() if params.ignore_eos else self.model.eos_token_ids))
+        )
+        if resume is not None and not violations:
+            violations = resume.violations(
+                params, stop_tokens=stop_tokens, room=room, hold=hold, vocab_size=self.model.vocab_size
+            )
         if violations:
             raise InvalidRequest(*violations)
         seed = secrets.randbits(64) if params.seed is None else params.seed
-        room = self.model.max_model_len - len(prompt_token_ids)
+        resumed = resume.token_ids if resume is not None else ()
         sequence = Sequence(
             number=self._num_sequences,
-            token_ids=array("i", prompt_token_ids),
+            token_ids=array("i", (*prompt_token_ids, *resumed)),
             num_prompt_tokens=len(prompt_token_ids),
             params=params,
             sampling=SamplingState(params, seed, len(prompt_token_ids)),
             max_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
-            stop_tokens=frozenset(
-                (*params.stop_token_ids, *(() if params.ignore_eos else self.model.eos_token_ids))
-            ),
+            stop_tokens=stop_tokens,
+            timeline=Timeline(self.clock()),
+            num_resumed_tokens=len(resumed),
             priority=priority,
             hold=hold,
             unread_limit=unread_limit,
+            num_read_tokens=len(resumed),
         )
         self._num_sequences += 1
         self._extend_hashes(sequence)
@@ -167,19 +192,13 @@ class Engine:
         token_id = int(output.token_ids[row])
         sequence.token_ids.append(token_id)
         self._extend_hashes(sequence)
-        reason = self._finish_reason(sequence, token_id)
+        reason = sequence.end
         if reason is not None:
             self.finish(sequence, reason)
         elif sequence.is_behind:
             self._scheduler.pause(sequence)
         asked = sequence.params.logprobs
         return NewToken(sequence, token_id, _logprobs(output, row, asked), reason)
-
-    def _finish_reason(self, sequence: Sequence, token_id: int) -> FinishReason | None:
-        if token_id in sequence.stop_tokens:
-            explicit = token_id in sequence.params.stop_token_ids
-            return FinishReason.STOP if explicit else FinishReason.EOS
-        return FinishReason.LENGTH if sequence.num_output_tokens >= sequence.max_tokens else None
 
     def _take_over(self, sequence: Sequence, parent: Sequence, keep_parent: bool) -> None:
         limit = min(parent.num_computed_tokens, len(sequence.token_ids) - 1)

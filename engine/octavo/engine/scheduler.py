@@ -154,7 +154,8 @@ class Scheduler:
         sequence.status = Status.RUNNING
         insort(self.running, sequence, key=_key)
         if sequence.num_cached_tokens is None:
-            sequence.num_cached_tokens = start
+            # What another engine put out may be cached here too, but it is no part of the prompt.
+            sequence.num_cached_tokens = min(start, sequence.num_prompt_tokens)
         return True
 
     def _make_room(self, sequence: Sequence, start: int, end: int) -> bool:

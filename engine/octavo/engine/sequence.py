@@ -7,13 +7,14 @@ from enum import Enum, auto
 from typing import TYPE_CHECKING
 
 from octavo.engine.block_manager import BlockTable
+from octavo.engine.output import FinishReason
 
 if TYPE_CHECKING:
     from array import array
 
-    from octavo.engine.output import FinishReason
     from octavo.engine.params import SamplingParams
     from octavo.engine.sampling_state import SamplingState
+    from octavo.engine.timeline import Timeline
 
 
 class Status(Enum):
@@ -31,6 +32,7 @@ class Sequence:
     """Tokens are prompt and output in one array; everything else that can be derived is a property.
 
     number: order of arrival, unique in an engine.
+    num_resumed_tokens: of the output tokens, those that another engine made, the first ones.
     num_computed_tokens: how many tokens have their keys and values in the blocks of `table`.
     unread_limit, num_read_tokens: the sequence pauses when this many of its output tokens are unread; None
         for never. Its reader counts what it has read, from another thread.
@@ -46,6 +48,8 @@ class Sequence:
     sampling: SamplingState
     max_tokens: int
     stop_tokens: frozenset[int]
+    timeline: Timeline
+    num_resumed_tokens: int = 0
     priority: int = 0
     hold: bool = False
     unread_limit: int | None = None
@@ -69,6 +73,15 @@ class Sequence:
     @property
     def num_uncomputed_tokens(self) -> int:
         return len(self.token_ids) - self.num_computed_tokens
+
+    @property
+    def end(self) -> FinishReason | None:
+        """Why the sequence ends with its last token, if it does."""
+        token_id, num_output = self.token_ids[-1], self.num_output_tokens
+        if token_id in self.stop_tokens and num_output > self.params.min_tokens:
+            explicit = token_id in self.params.stop_token_ids
+            return FinishReason.STOP if explicit else FinishReason.EOS
+        return FinishReason.LENGTH if num_output >= self.max_tokens else None
 
     @property
     def is_behind(self) -> bool:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from octavo.engine.engine import NewToken
     from octavo.engine.errors import EngineStopped
     from octavo.engine.output import Usage
+    from octavo.engine.resumption import Resumption
     from octavo.engine.sequence import Sequence
     from octavo.engine.tokenizer import Tokenizer
 
@@ -23,17 +24,26 @@ class Stream:
 
     Text is made when it is read. When a reader lets too many tokens pile up its sequence pauses, and goes on
     once it reads.
+
+    A request that another engine began yields only what follows, but its output is the whole one.
     """
 
     def __init__(
-        self, engine: AsyncEngine, sequence: Sequence, tokenizer: Tokenizer, hold_timeout: float
+        self,
+        engine: AsyncEngine,
+        sequence: Sequence,
+        tokenizer: Tokenizer,
+        hold_timeout: float,
+        resume: Resumption | None = None,
     ) -> None:
-        self.prompt_token_ids = sequence.token_ids.tolist()
+        """resume: what `sequence` was made with. InvalidRequest if its text does not end as it says."""
+        self.prompt_token_ids = sequence.token_ids[: sequence.num_prompt_tokens].tolist()
         self.held = False
         self._engine = engine
         self._sequence = sequence
         self._hold_timeout = hold_timeout
-        self._assembler = Assembler(sequence, tokenizer)
+        self._assembler = Assembler(sequence, tokenizer, resume)
+        self._told_end = False
         self._pending: list[NewToken] = []
         self._cancelled = False
         self._error: EngineStopped | None = None
@@ -42,7 +52,7 @@ class Stream:
 
     @property
     def output_token_ids(self) -> list[int]:
-        """Those that were yielded so far, as are `text` and `usage`."""
+        """Those that were yielded so far, here or where the request was begun, as are `text` and `usage`."""
         return self._assembler.token_ids
 
     @property
@@ -61,8 +71,11 @@ class Stream:
         return self
 
     async def __anext__(self) -> Delta:
-        if self.finish_reason is not None:
+        if self._told_end:
             raise StopAsyncIteration
+        if self.finish_reason is not None:
+            self._told_end = True
+            return Delta("", (), self.usage, finish_reason=self.finish_reason)
         await self._news.wait()
         if self._error is not None:
             raise self._error
@@ -74,6 +87,7 @@ class Stream:
             self._engine.resume(self._sequence)
         delta = self._assembler.take(new_tokens, FinishReason.CANCELLED if self._cancelled else None)
         if delta.finish_reason is not None:
+            self._told_end = True
             self._finished(delta.finish_reason)
         return delta
 
@@ -114,6 +128,10 @@ class Stream:
         # A stop string is found here, where the text is, so the engine is told how many tokens count.
         if reason is FinishReason.STOP:
             self._engine.end(self._sequence, reason, len(self._assembler.token_ids))
+        self.begin_hold()
+
+    def begin_hold(self) -> None:
+        """From here on the finished request is held, if that was asked."""
         if self._sequence.hold:
             self.held = True
             loop = asyncio.get_running_loop()

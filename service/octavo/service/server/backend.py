@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from octavo.service.server.requests import RequestReader
+from octavo.service.server.requests import RequestReader, resumption
 from octavo.service.server.responses import delta_message, model_message
 from octavo.v1 import inference_pb2 as pb
 
@@ -35,7 +35,9 @@ class EngineBackend:
         self.reader.check_model(request.model)
         params = self.reader.sampling(request.sampling)
         prompt = await self.reader.prompt(request.prompt)
-        stream = self.engine.submit(prompt.token_ids, params, priority=request.priority)
+        stream = self.engine.submit(
+            prompt.token_ids, params, priority=request.priority, resume=resumption(request)
+        )
         try:
             # The next delta is taken only when it is asked for: a slow reader slows its own sequence.
             async for delta in stream:

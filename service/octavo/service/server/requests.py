@@ -6,17 +6,24 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from octavo.engine import InvalidRequest, SamplingParams, Violation
+from octavo.engine import FinishReason, InvalidRequest, SamplingParams, Violation
 from octavo.engine.chat import ChatMessage, ChatTemplate
+from octavo.engine.resumption import Resumption
 from octavo.service.rpc.refusals import UnknownModel, within
+from octavo.v1 import inference_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from octavo.engine.async_engine import AsyncEngine
-    from octavo.v1 import inference_pb2 as pb
 
 MAX_ID_LENGTH = 128
+FINISH_REASONS = {
+    pb.FINISH_REASON_EOS: FinishReason.EOS,
+    pb.FINISH_REASON_STOP: FinishReason.STOP,
+    pb.FINISH_REASON_LENGTH: FinishReason.LENGTH,
+    pb.FINISH_REASON_CANCELLED: FinishReason.CANCELLED,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +114,14 @@ class RequestReader:
     async def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         # In a thread: a long text takes long, and the streams of others must go on.
         return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens)
+
+
+def resumption(message: pb.Submit | pb.Continue | pb.GenerateRequest) -> Resumption | None:
+    """What another server put out for this request, as the engine takes it, which checks it too."""
+    if not message.HasField("resume"):
+        return None
+    reason = message.resume.finish_reason
+    return Resumption(tuple(message.resume.token_ids), FINISH_REASONS[reason] if reason else None)
 
 
 def request_id(field: str, value: str) -> str:

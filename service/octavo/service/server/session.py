@@ -16,7 +16,7 @@ from octavo.service.rpc.refusals import (
     within,
 )
 from octavo.service.rpc.status import status_of
-from octavo.service.server.requests import RequestReader, request_id
+from octavo.service.server.requests import RequestReader, request_id, resumption
 from octavo.service.server.responses import delta_message
 from octavo.service.server.turns import Turn, following_prompt
 from octavo.v1 import inference_pb2 as pb
@@ -101,7 +101,13 @@ class Session:
         self._reader.check_model(submit.model)
         params = self._reader.sampling(submit.sampling)
         prompt = await self._reader.prompt(submit.prompt)
-        stream = self._engine.submit(prompt.token_ids, params, priority=submit.priority, hold=submit.hold)
+        stream = self._engine.submit(
+            prompt.token_ids,
+            params,
+            priority=submit.priority,
+            hold=submit.hold,
+            resume=resumption(submit),
+        )
         return Turn(stream, prompt.messages, submit.hold)
 
     async def _continue(self, continuation: pb.Continue) -> Turn:
@@ -116,6 +122,7 @@ class Session:
             hold=continuation.hold,
             continues=parent.stream,
             keep_parent=continuation.keep_parent,
+            resume=resumption(continuation),
         )
         if not continuation.keep_parent:
             del self._turns[continuation.from_request_id]
