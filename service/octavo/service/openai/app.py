@@ -1,4 +1,4 @@
-"""The ASGI application: which path is answered by what."""
+"""The ASGI application, and what it tells of itself and its models."""
 
 from __future__ import annotations
 
@@ -7,25 +7,20 @@ from http import HTTPStatus
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from starlette.applications import Starlette
-from starlette.exceptions import HTTPException
-from starlette.routing import Route
-
 from octavo.service.openai.completions import Completions
-from octavo.service.openai.endpoint import Endpoint
 from octavo.service.openai.errors import refused
+from octavo.service.openai.routes import Routes
 from octavo.service.openai.tokens import Tokens
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from starlette.requests import Request
-    from starlette.responses import Response
-
     from octavo.service.backend import Backend
     from octavo.service.openai.exchange import Exchange
     from octavo.v1 import inference_pb2 as pb
 
+MODEL = "/v1/models/"
+"""A model's name can have slashes, so it is all that follows."""
 PROMETHEUS_TEXT = "text/plain; version=0.0.4; charset=utf-8"
 MAX_BODY_SIZE = 4 * 1024 * 1024
 
@@ -36,34 +31,28 @@ def create_app(
     metrics: Callable[[], Awaitable[bytes]],
     health: Callable[[], str | None],
     max_body_size: int = MAX_BODY_SIZE,
-) -> Starlette:
-    """The OpenAI API over `backend`.
+) -> Routes:
+    """An ASGI application: the OpenAI API over `backend`.
 
     metrics: the page of /metrics, in Prometheus' text format.
     health: why no request can be served now, if none can.
     max_body_size: in bytes; a larger one is refused with 413.
     """
     completions, tokens, facts = Completions(backend), Tokens(backend), Facts(backend, metrics, health)
-
-    def route(method: str, path: str, handle: Callable[[Exchange], Awaitable[None]]) -> Route:
-        return Route(path, Endpoint(handle, max_body_size), methods=[method])
-
-    app = Starlette(
-        routes=[
-            route("POST", "/v1/chat/completions", completions.chat),
-            route("POST", "/v1/completions", completions.complete),
-            route("GET", "/v1/models", facts.models),
-            route("GET", "/v1/models/{name:path}", facts.model),
-            route("POST", "/tokenize", tokens.tokenize),
-            route("POST", "/detokenize", tokens.detokenize),
-            route("GET", "/health", facts.health),
-            route("GET", "/metrics", facts.metrics),
-            route("GET", "/version", facts.version),
-        ],
-        exception_handlers={HTTPException: _not_routed},
+    return Routes(
+        {
+            ("POST", "/v1/chat/completions"): completions.chat,
+            ("POST", "/v1/completions"): completions.complete,
+            ("GET", "/v1/models"): facts.models,
+            ("GET", MODEL): facts.model,
+            ("POST", "/tokenize"): tokens.tokenize,
+            ("POST", "/detokenize"): tokens.detokenize,
+            ("GET", "/health"): facts.health,
+            ("GET", "/metrics"): facts.metrics,
+            ("GET", "/version"): facts.version,
+        },
+        max_body_size,
     )
-    app.router.redirect_slashes = False
-    return app
 
 
 class Facts:
@@ -85,7 +74,8 @@ class Facts:
         await exchange.respond_json({"object": "list", "data": data})
 
     async def model(self, exchange: Exchange) -> None:
-        await exchange.respond_json(self._as_json(await self._backend.model(exchange.path_params["name"])))
+        name = exchange.path.removeprefix(MODEL)
+        await exchange.respond_json(self._as_json(await self._backend.model(name)))
 
     def _as_json(self, model: pb.Model) -> dict[str, Any]:
         """`max_model_len` is vLLM's, and null for a model without a running pod."""
@@ -107,15 +97,3 @@ class Facts:
 
     async def version(self, exchange: Exchange) -> None:
         await exchange.respond_json({"version": version("octavo")})
-
-
-async def _not_routed(request: Request, error: Exception) -> Response:
-    from starlette.responses import Response
-
-    assert isinstance(error, HTTPException)
-    rule = "there is nothing at"
-    if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        rule = f"{request.method} is not a method of"
-    told = refused(HTTPStatus(error.status_code), f"{rule} {request.url.path}", dict(error.headers or {}))
-    refusal = told.refusal
-    return Response(refusal.body, refusal.status, refusal.headers, "application/json")

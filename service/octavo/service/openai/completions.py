@@ -17,7 +17,7 @@ from octavo.service.openai.parsing import parse
 from octavo.service.openai.requests import ChatCompletionRequest, CompletionRequest
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Sequence
 
     from octavo.service.backend import Backend
     from octavo.service.openai.exchange import Exchange
@@ -72,16 +72,17 @@ class Completions:
         async def take(index: int, delta: pb.Delta) -> None:
             choices[index].add(delta)
 
-        await self._run(request, origin, take)
+        await self._run(request, request.submissions(), origin, take)
         await exchange.respond(answer.whole([choices[i] for i in sorted(choices)]))
 
     async def _stream(
         self, exchange: Exchange, request: CompletionParameters, origin: Origin, answer: Answer
     ) -> None:
         """The stream begins with the first delta: what fails before that has a status of its own."""
+        submissions = request.submissions()
         writers: dict[int, ChoiceWriter] = {}
         usages: dict[int, pb.Usage] = {}
-        turn = asyncio.Lock()
+        write = exchange.write if len(submissions) == 1 else _in_turn(exchange.write)
 
         async def take(index: int, delta: pb.Delta) -> None:
             writer = writers.get(index)
@@ -91,15 +92,19 @@ class Completions:
                 usages[index] = delta.usage
             if events := writer.events(delta):
                 # Returns when the client has room again. Until then no delta is taken: its sequence waits.
-                async with turn:
-                    await exchange.write(events)
+                await write(events)
 
-        await self._run(request, origin, take)
+        await self._run(request, submissions, origin, take)
         await exchange.end(answer.last_event(list(usages.values())))
 
-    async def _run(self, request: CompletionParameters, origin: Origin, take: Take) -> None:
-        """Submits all prompts at once. If one fails, the others are cancelled."""
-        submissions = request.submissions()
+    async def _run(
+        self,
+        request: CompletionParameters,
+        submissions: Sequence[pb.GenerateRequest],
+        origin: Origin,
+        take: Take,
+    ) -> None:
+        """Submits all at once. If one fails, the others are cancelled."""
         if len(submissions) == 1:
             await self._run_one(request, 0, submissions[0], origin, take)
             return
@@ -124,3 +129,14 @@ class Completions:
                     await take(index, delta)
         except OctavoError as error:
             raise Refused(refusal(error, lambda field: request.parameter(field, index))) from error
+
+
+def _in_turn(write: Callable[[str], Awaitable[None]]) -> Callable[[str], Awaitable[None]]:
+    """For several writers of one stream: the first to write begins it before another goes on."""
+    turn = asyncio.Lock()
+
+    async def write_in_turn(events: str) -> None:
+        async with turn:
+            await write(events)
+
+    return write_in_turn

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Scope = MutableMapping[str, Any]
     Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
     Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+    Application = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 JSON = "application/json"
 EVENT_STREAM = {
@@ -34,7 +35,6 @@ class Exchange:
     def __init__(self, scope: Scope, receive: Receive, send: Send, max_body_size: int) -> None:
         self.method: str = scope["method"]
         self.path: str = scope["path"]
-        self.path_params: dict[str, Any] = scope.get("path_params", {})
         self.headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         given = self.headers.get("x-request-id", "")
         self.request_id = given if REQUEST_ID.fullmatch(given) else uuid.uuid4().hex

@@ -16,7 +16,7 @@ from octavo.engine import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from starlette.applications import Starlette
+    from octavo.service.openai.exchange import Application
 
 BACKLOG = 2048
 KEEP_ALIVE = 75
@@ -40,7 +40,7 @@ class HTTPServer:
         self._server: _Server | None = None
         self._serving: asyncio.Task[None] | None = None
 
-    async def start(self, app: Starlette) -> None:
+    async def start(self, app: Application) -> None:
         config = uvicorn.Config(
             app,
             http=_Protocol,
