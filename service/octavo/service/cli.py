@@ -178,5 +178,37 @@ def generate(
     generate_text(prompt, server, json, sampling, engine, config)
 
 
+@app.command()
+def top(
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="ADDRESS",
+            envvar=ADDRESS_VARIABLE,
+            help="A gateway or a pod. \\[default: localhost:50050, then localhost:50051]",
+            show_default=False,
+        ),
+    ] = None,
+    interval: Annotated[float, typer.Option(metavar="SECONDS", help="Time between two looks.")] = 1.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one table and end.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print a JSON object for each look instead.")] = False,
+) -> None:
+    """Watch pods: how full their KV caches are, what runs and waits, how fast tokens come.
+
+    KV is the share of blocks that live sequences hold; shaded are those that are free but cached.
+    Press q to end.
+
+    [dim]Examples:[/dim]
+
+    octavo top --server localhost:50050 [dim](all pods of a gateway)[/dim]
+
+    octavo top --once --json | jq '.models[].pods[] | {address, kv_utilization}'
+    """
+    from octavo.service.commands import show_top
+
+    show_top(server, interval, once, json)
+
+
 if __name__ == "__main__":
     main()
