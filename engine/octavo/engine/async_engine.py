@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections import deque
 from dataclasses import replace
 from queue import Empty, SimpleQueue
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from octavo.engine.engine import load_engine
 from octavo.engine.errors import EngineStopped, QueueFull
@@ -24,10 +25,24 @@ if TYPE_CHECKING:
     from octavo.engine.config import EngineConfig
     from octavo.engine.engine import Engine, NewToken
     from octavo.engine.info import EngineLoad, ModelInfo
+    from octavo.engine.observer import Observer, StepReport
     from octavo.engine.params import SamplingParams
     from octavo.engine.resumption import Resumption
     from octavo.engine.sequence import Sequence
     from octavo.engine.tokenizer import Tokenizer
+
+
+class _Untaken(NamedTuple):
+    """What a request that the engine's thread has not taken yet adds to the load."""
+
+    num_tokens: int
+    """Still to compute, as far as one knows."""
+    num_prompt_tokens: int
+
+    @classmethod
+    def of(cls, sequence: Sequence, parent: Sequence | None) -> _Untaken:
+        held = parent.num_computed_tokens if parent is not None and parent.table.blocks else 0
+        return cls(max(sequence.num_uncomputed_tokens - held, 1), sequence.num_prompt_tokens)
 
 
 class AsyncEngine:
@@ -36,12 +51,15 @@ class AsyncEngine:
     All methods are for the event loop's thread. The engine itself lives in a thread of its own, which takes
     commands between two steps and never waits for a reader. If it fails, every stream raises EngineStopped
     and `failed` is set.
+
+    observer: is told of every step and of every request's end; None for nobody.
     """
 
     def __init__(self, engine: Engine, tokenizer: Tokenizer, config: EngineConfig) -> None:
         self.model: ModelInfo = engine.model
         self.tokenizer = tokenizer
         self.failed = asyncio.Event()
+        self.observer: Observer | None = None
         self._engine = engine
         self._config = config
         self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
@@ -50,9 +68,7 @@ class AsyncEngine:
         self._idle.set()
         self._load = engine.load()
         self._rate = RateMeter()
-        self._num_submitted = 0
-        self._num_taken = 0  # of the submitted, how many `_load` counts
-        self._num_added = 0  # the same, as the engine's thread has it
+        self._untaken: deque[_Untaken] = deque()  # the submitted that `_load` does not count yet
         self._refusal: str | None = "the engine is not started"
         self._running = True
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -112,21 +128,26 @@ class AsyncEngine:
         parent = continues.take_hold(keep_parent) if continues is not None else None
         if stream.finish_reason is not None:
             sequence.status = Status.FINISHED
+            sequence.timeline.finished = sequence.timeline.arrived
             stream.begin_hold()
             if parent is not None and not keep_parent:
                 self.release(parent)
             return stream
         self._streams[sequence] = stream
         self._idle.clear()
-        self._num_submitted += 1
-        self._commands.put(lambda: self._add(sequence, parent, keep_parent))
+        self._untaken.append(_Untaken.of(sequence, parent))
+        self._commands.put(lambda: self._engine.add(sequence, parent, keep_parent))
         return stream
 
     def load(self) -> EngineLoad:
         """The load after the last step, and what was submitted since."""
+        last, untaken = self._load, self._untaken
         return replace(
-            self._load,
+            last,
             waiting=self._num_waiting(),
+            waiting_tokens=last.waiting_tokens + sum(request.num_tokens for request in untaken),
+            total_requests=last.total_requests + len(untaken),
+            total_prompt_tokens=last.total_prompt_tokens + sum(r.num_prompt_tokens for r in untaken),
             output_tokens_per_second=self._rate.per_second(time.monotonic()),
             draining=self._refusal is not None,
         )
@@ -156,11 +177,15 @@ class AsyncEngine:
     def release(self, sequence: Sequence) -> None:
         self._commands.put(lambda: self._engine.release(sequence))
 
+    def now(self) -> int:
+        """As timelines have it."""
+        return self._engine.clock()
+
     def resume(self, sequence: Sequence) -> None:
         self._commands.put(lambda: self._engine.resume(sequence))
 
     def _num_waiting(self) -> int:
-        return self._load.waiting + self._num_submitted - self._num_taken
+        return self._load.waiting + len(self._untaken)
 
     def _seconds_for_a_place(self) -> float:
         """About how long until the tokens that are being computed are done, at the present rate."""
@@ -184,8 +209,8 @@ class AsyncEngine:
             while self._running:
                 self._do_commands()
                 new_tokens = self._engine.step()
-                load, added = self._engine.load(), self._num_added
-                self._loop.call_soon_threadsafe(self._deliver, new_tokens, load, added)
+                load, step = self._engine.load(), self._engine.last_step
+                self._loop.call_soon_threadsafe(self._deliver, new_tokens, load, step)
         except Exception as error:
             self._loop.call_soon_threadsafe(self._fail, error)
             raise
@@ -200,15 +225,13 @@ class AsyncEngine:
         except Empty:
             return
 
-    def _add(self, sequence: Sequence, parent: Sequence | None, keep_parent: bool) -> None:
-        self._num_added += 1
-        self._engine.add(sequence, parent, keep_parent)
-
     def _leave(self) -> None:
         self._running = False
 
-    def _deliver(self, new_tokens: list[NewToken], load: EngineLoad, added: int) -> None:
-        self._load, self._num_taken = load, added
+    def _deliver(self, new_tokens: list[NewToken], load: EngineLoad, step: StepReport | None) -> None:
+        for _ in range(load.total_requests - self._load.total_requests):
+            self._untaken.popleft()
+        self._load = load
         if new_tokens:
             self._rate.add(time.monotonic(), len(new_tokens))
         for new in new_tokens:
@@ -217,6 +240,8 @@ class AsyncEngine:
                 stream.receive(new)
                 if new.finish_reason is not None:
                     self._forget(new.sequence)
+        if self.observer is not None and step is not None:
+            self.observer.step(step)
 
     def _fail(self, error: Exception) -> None:
         self._refusal = f"the engine has failed: {error}"

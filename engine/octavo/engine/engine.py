@@ -17,6 +17,7 @@ from octavo.engine.errors import ConfigError, InvalidRequest, Violation
 from octavo.engine.info import EngineLoad, ModelInfo
 from octavo.engine.memory import count_blocks
 from octavo.engine.models.spec import DynamicScaling
+from octavo.engine.observer import StepReport
 from octavo.engine.output import FinishReason, TokenLogprobs
 from octavo.engine.sampling_state import SamplingState
 from octavo.engine.scheduler import Scheduler
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from octavo.engine.params import SamplingParams
     from octavo.engine.resumption import Resumption
     from octavo.engine.runners import Runner
+    from octavo.engine.scheduler import StepPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,10 @@ class Engine:
         config: EngineConfig,
         clock: Callable[[], int] = time.time_ns,
     ) -> None:
-        """clock: nanoseconds since the epoch, for timelines."""
+        """clock: nanoseconds since the epoch, for timelines.
+
+        last_step: what the last step did; None if there was nothing to compute.
+        """
         self.model = model
         self.clock = clock
         self._runner = runner
@@ -68,6 +73,11 @@ class Engine:
         )
         self._num_sequences = 0
         self._num_output_tokens = 0
+        self._num_added = 0
+        self._num_finished = 0
+        self._num_prompt_tokens = 0
+        self._num_cached_tokens = 0
+        self.last_step: StepReport | None = None
 
     @property
     def has_work(self) -> bool:
@@ -131,6 +141,8 @@ class Engine:
         """
         if continues is not None:
             self._take_over(sequence, continues, keep_parent)
+        self._num_added += 1
+        self._num_prompt_tokens += sequence.num_prompt_tokens
         self._scheduler.add(sequence)
 
     def finish(self, sequence: Sequence, reason: FinishReason, num_output_tokens: int | None = None) -> None:
@@ -143,6 +155,7 @@ class Engine:
             return
         sequence.hold = sequence.hold and reason is not FinishReason.CANCELLED
         sequence.finish_reason = reason
+        self._num_finished += 1
         self._scheduler.finish(sequence)
 
     def release(self, sequence: Sequence) -> None:
@@ -156,16 +169,34 @@ class Engine:
 
     def step(self) -> list[NewToken]:
         """Computes one step; the tokens that it drew. The sequences that end are finished already."""
+        started = self.clock()
         plan = self._scheduler.schedule()
+        num_hit_tokens = self._note(plan, started)
+        self.last_step = None
         if not plan.chunks:
             return []
         batch, sampled = build_batch(plan)
         output = self._runner.run(batch)
+        ended = self.clock()
+        num_decode_tokens = 0
         for sequence, count in plan.chunks:
+            num_decode_tokens += sequence.is_decoding and sequence.num_output_tokens > 0
             sequence.num_computed_tokens += count
             self._blocks.commit(sequence.table, sequence.hashes, sequence.num_computed_tokens)
-        new_tokens = [self._advance(sequence, output, row) for row, sequence in enumerate(sampled)]
+        gaps = [ended - s.timeline.last_token for s in sampled if s.timeline.last_token is not None]
+        new_tokens = [self._advance(sequence, output, row, ended) for row, sequence in enumerate(sampled)]
         self._num_output_tokens += len(new_tokens)
+        self.last_step = StepReport(
+            started=started,
+            ended=ended,
+            num_prefill_tokens=len(batch.token_ids) - num_decode_tokens,
+            num_decode_tokens=num_decode_tokens,
+            num_drawn_tokens=len(new_tokens),
+            num_queried_tokens=sum(len(sequence.token_ids) for sequence in plan.begun),
+            num_hit_tokens=num_hit_tokens,
+            num_preemptions=len(plan.preempted),
+            token_gaps=tuple(gaps),
+        )
         return new_tokens
 
     def load(self) -> EngineLoad:
@@ -178,9 +209,14 @@ class Engine:
             running=len(scheduler.running) + len(scheduler.paused),
             waiting=len(scheduler.waiting),
             waiting_tokens=sum(sequence.num_uncomputed_tokens for sequence in scheduler.waiting),
+            max_num_seqs=self._config.max_num_seqs,
             output_tokens_per_second=0.0,
             total_output_tokens=self._num_output_tokens,
             preemptions=scheduler.num_preemptions,
+            total_requests=self._num_added,
+            total_finished_requests=self._num_finished,
+            total_prompt_tokens=self._num_prompt_tokens,
+            total_cached_prompt_tokens=self._num_cached_tokens,
             draining=False,
         )
 
@@ -188,12 +224,26 @@ class Engine:
         """Asserts that no block is lost or counted wrong. For tests and idle moments."""
         self._blocks.check(sequence.table for sequence in self._scheduler.sequences())
 
-    def _advance(self, sequence: Sequence, output: StepOutput, row: int) -> NewToken:
+    def _note(self, plan: StepPlan, now: int) -> int:
+        """Writes down what the plan means to its sequences; how many tokens it has found in the cache."""
+        for sequence in plan.preempted:
+            sequence.timeline.preemptions += (now,)
+        for sequence in plan.begun:
+            sequence.timeline.scheduled = now
+            self._num_cached_tokens += sequence.num_cached_tokens or 0
+        return sum(sequence.num_computed_tokens for sequence in plan.begun)
+
+    def _advance(self, sequence: Sequence, output: StepOutput, row: int, now: int) -> NewToken:
         token_id = int(output.token_ids[row])
+        timeline = sequence.timeline
+        timeline.last_token = now
+        if timeline.first_token is None:
+            timeline.first_token = now
         sequence.token_ids.append(token_id)
         self._extend_hashes(sequence)
         reason = sequence.end
         if reason is not None:
+            timeline.finished = now
             self.finish(sequence, reason)
         elif sequence.is_behind:
             self._scheduler.pause(sequence)

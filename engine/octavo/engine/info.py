@@ -39,10 +39,20 @@ class EngineLoad:
     """Sequences in the queue, preempted ones included."""
     waiting_tokens: int
     """Tokens that the waiting sequences still have to compute."""
+    max_num_seqs: int
+    """Most sequences that one step computes."""
     output_tokens_per_second: float
     """Tokens generated per second, averaged over the last few seconds."""
     total_output_tokens: int
     """Tokens generated since start."""
     preemptions: int
     """Sequences preempted since start."""
+    total_requests: int
+    """Requests queued since start. Those that have not ended are running or waiting."""
+    total_finished_requests: int
+    """Requests that have ended since start, in whatever way."""
+    total_prompt_tokens: int
+    """Tokens of the prompts of total_requests."""
+    total_cached_prompt_tokens: int
+    """Tokens of prompts that were found in the cache instead of being computed, since start."""
     draining: bool

@@ -21,10 +21,16 @@ _key = attrgetter("key")
 
 @dataclass(slots=True)
 class StepPlan:
-    """Which sequences compute how many of their next tokens, and which blocks are copied before."""
+    """Which sequences compute how many of their next tokens, and which blocks are copied before.
+
+    begun: sequences that compute something for the first time.
+    preempted: sequences that have lost their blocks for it.
+    """
 
     chunks: list[tuple[Sequence, int]] = field(default_factory=list)
     copies: list[Copy] = field(default_factory=list)
+    begun: list[Sequence] = field(default_factory=list)
+    preempted: list[Sequence] = field(default_factory=list)
 
 
 class Scheduler:
@@ -54,6 +60,7 @@ class Scheduler:
         self.paused: dict[Sequence, None] = {}
         self.held: OrderedDict[Sequence, None] = OrderedDict()
         self.num_preemptions = 0
+        self._preempted: list[Sequence] = []  # by the step that is being planned
 
     @property
     def has_work(self) -> bool:
@@ -100,8 +107,8 @@ class Scheduler:
     def schedule(self) -> StepPlan:
         """The next step. What it plans is to be computed: blocks are reserved and copies are due."""
         plan = StepPlan()
+        self._preempted = plan.preempted
         budget = self._budget
-        preemptions_before = self.num_preemptions
         decodes_to_come = sum(sequence.is_decoding for sequence in self.running)
         for sequence in self.running[:]:
             if sequence.status is not Status.RUNNING:
@@ -111,7 +118,7 @@ class Scheduler:
             if count > 0 and self._reserve(sequence, count, plan):
                 plan.chunks.append((sequence, count))
                 budget -= count
-        if self.num_preemptions != preemptions_before:
+        if plan.preempted:
             return plan  # what was just taken is not given back at once
         while budget > 0 and self.waiting and len(self.running) < self._max_num_seqs:
             sequence = self.waiting[0]
@@ -156,6 +163,7 @@ class Scheduler:
         if sequence.num_cached_tokens is None:
             # What another engine put out may be cached here too, but it is no part of the prompt.
             sequence.num_cached_tokens = min(start, sequence.num_prompt_tokens)
+            plan.begun.append(sequence)
         return True
 
     def _make_room(self, sequence: Sequence, start: int, end: int) -> bool:
@@ -190,6 +198,7 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         """Takes a live sequence's blocks; it will be computed again, from what the cache still has of it."""
         self.num_preemptions += 1
+        self._preempted.append(sequence)
         self._give_up_blocks(sequence)
         if sequence.status is Status.RUNNING:
             self._take_out(sequence)

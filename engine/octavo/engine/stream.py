@@ -6,6 +6,7 @@ import asyncio
 from typing import TYPE_CHECKING, Self
 
 from octavo.engine.assembler import Assembler
+from octavo.engine.observer import RequestReport
 from octavo.engine.output import Delta, FinishReason
 from octavo.engine.sequence import Status
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from octavo.engine.output import Usage
     from octavo.engine.resumption import Resumption
     from octavo.engine.sequence import Sequence
+    from octavo.engine.timeline import Timeline
     from octavo.engine.tokenizer import Tokenizer
 
 
@@ -64,6 +66,11 @@ class Stream:
         return self._assembler.usage
 
     @property
+    def timeline(self) -> Timeline:
+        """When what happened to it; the engine goes on writing there until it has finished."""
+        return self._sequence.timeline
+
+    @property
     def finish_reason(self) -> FinishReason | None:
         return self._assembler.finish_reason
 
@@ -95,6 +102,7 @@ class Stream:
         """Ends the request; its blocks are free within one step. Nothing happens if it has finished."""
         if self.finish_reason is None and not self._cancelled and self._error is None:
             self._cancelled = True
+            self._ended(FinishReason.CANCELLED)
             self._engine.end(self._sequence, FinishReason.CANCELLED)
             self._news.set()
 
@@ -120,6 +128,7 @@ class Stream:
     def fail(self, error: EngineStopped) -> None:
         """Called by the engine when it cannot finish the request."""
         self._error = error
+        self._ended(None)
         self._news.set()
 
     def _finished(self, reason: FinishReason) -> None:
@@ -128,7 +137,24 @@ class Stream:
         # A stop string is found here, where the text is, so the engine is told how many tokens count.
         if reason is FinishReason.STOP:
             self._engine.end(self._sequence, reason, len(self._assembler.token_ids))
+        self._ended(reason)
         self.begin_hold()
+
+    def _ended(self, reason: FinishReason | None) -> None:
+        sequence = self._sequence
+        if sequence.timeline.finished is None:
+            sequence.timeline.finished = self._engine.now()
+        if self._engine.observer is not None:
+            report = RequestReport(
+                timeline=sequence.timeline,
+                usage=self.usage,
+                num_resumed_tokens=sequence.num_resumed_tokens,
+                params=sequence.params,
+                max_tokens=sequence.max_tokens,
+                finish_reason=reason,
+                error=self._error,
+            )
+            self._engine.observer.finished(report)
 
     def begin_hold(self) -> None:
         """From here on the finished request is held, if that was asked."""

@@ -67,8 +67,13 @@ def load_message(load: EngineLoad) -> engine_pb2.Load:
         running=load.running,
         waiting=load.waiting,
         waiting_tokens=load.waiting_tokens,
+        max_num_seqs=load.max_num_seqs,
         output_tokens_per_second=load.output_tokens_per_second,
         total_output_tokens=load.total_output_tokens,
         total_preemptions=load.preemptions,
+        total_requests=load.total_requests,
+        total_finished_requests=load.total_finished_requests,
+        total_prompt_tokens=load.total_prompt_tokens,
+        total_cached_prompt_tokens=load.total_cached_prompt_tokens,
         draining=load.draining,
     )
