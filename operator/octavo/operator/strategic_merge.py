@@ -46,7 +46,7 @@ def strategic_merge(original: Mapping[str, Any], patch: Mapping[str, Any], path:
     """`original` with `patch` merged over it; neither is changed. MergeError names what is below `path`."""
     directive = patch.get(PATCH)
     if directive == "replace":
-        return _without_directives(patch)
+        return {key: _without_directives(value) for key, value in patch.items() if _is_said(key, value)}
     if directive == "delete":
         return {}
     if directive not in (None, "merge"):
@@ -104,11 +104,11 @@ def _merged_list(key: str, original: list[Any], patch: list[Any], path: str) -> 
 
 def _without_directives(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {
-            key: _without_directives(entry)
-            for key, entry in value.items()
-            if not key.startswith("$") and entry is not None
-        }
+        return {key: _without_directives(entry) for key, entry in value.items() if _is_said(key, entry)}
     if isinstance(value, list):
         return [_without_directives(entry) for entry in value]
     return value
+
+
+def _is_said(key: str, value: Any) -> bool:
+    return not key.startswith("$") and value is not None
