@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import codecs
-import re
 from typing import TYPE_CHECKING, Protocol
 
 from tokenizers import decoders
+
+from octavo.engine.token_bytes import BYTE_TOKEN, byte_level
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from octavo.engine.tokenizer import Tokenizer
-
-BYTE_TOKEN = re.compile("<0x[0-9A-F]{2}>")
 
 
 class Detokenizer:
@@ -34,8 +33,8 @@ class Detokenizer:
         self._held = ""
         self._token_of = tokenizer.backend.id_to_token
         self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
-        byte_level = isinstance(tokenizer.backend.decoder, decoders.ByteLevel)
-        self._text: _Text = _ByteLevelText() if byte_level else _WindowText(tokenizer)
+        in_bytes = isinstance(tokenizer.backend.decoder, decoders.ByteLevel)
+        self._text: _Text = _ByteLevelText() if in_bytes else _WindowText(tokenizer)
 
     def push(self, token_ids: Sequence[int]) -> str:
         """The text that is sure now, of these ids and of what was held back before."""
@@ -88,14 +87,6 @@ class _Text(Protocol):
     def flush(self) -> str: ...
 
 
-PRINTABLE = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-OTHERS = sorted(set(range(256)) - set(PRINTABLE))
-BYTE_OF_CHARACTER = {chr(byte): byte for byte in PRINTABLE} | {
-    chr(256 + index): byte for index, byte in enumerate(OTHERS)
-}
-"""How byte-level tokens are written, since GPT-2: printable bytes as themselves, others from U+0100 on."""
-
-
 class _ByteLevelText:
     """Byte-level tokens are bytes, so that a UTF-8 decoder is all it takes."""
 
@@ -103,11 +94,7 @@ class _ByteLevelText:
         self._utf8 = codecs.getincrementaldecoder("utf-8")("replace")
 
     def push(self, token_id: int, token: str) -> str:
-        try:
-            data = bytes([BYTE_OF_CHARACTER[character] for character in token])
-        except KeyError:  # an added token, written as it is
-            data = token.encode()
-        return self._utf8.decode(data)
+        return self._utf8.decode(byte_level(token))
 
     def flush(self) -> str:
         return self._utf8.decode(b"", final=True)

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import tokenizers
-from tokenizers import AddedToken
+from tokenizers import AddedToken, decoders
 
 from octavo.engine.chat import ChatTemplate
 from octavo.engine.errors import ModelError
 from octavo.engine.models.config import read_json
 from octavo.engine.models.gguf_tokenizer import build_tokenizer
+from octavo.engine.token_bytes import byte_level, sentence_piece
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -42,6 +43,9 @@ class Tokenizer:
         added = backend.get_added_tokens_decoder()
         self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self.chat_template = ChatTemplate(chat_template, self.special_tokens) if chat_template else None
+        in_bytes = isinstance(backend.decoder, decoders.ByteLevel)
+        self._to_bytes = byte_level if in_bytes else sentence_piece
+        self._bytes_of: dict[int, bytes] = {}
 
     @classmethod
     def from_folder(cls, folder: Path) -> Tokenizer:
@@ -101,6 +105,22 @@ class Tokenizer:
         """The text of `token_ids`; bytes that are no UTF-8 become U+FFFD, unknown ids nothing."""
         text: str = self.backend.decode(token_ids, skip_special_tokens=skip_special_tokens)
         return text
+
+    def bytes_of(self, token_id: int) -> bytes:
+        """A token's own text, as bytes, for it can be a part of a character; nothing for an unknown id.
+
+        Special tokens are their text. Joined, the bytes of an output's tokens are its text, but for a first
+        space that SentencePiece's decoding strips.
+        """
+        found = self._bytes_of.get(token_id)
+        if found is None:
+            token = self.backend.id_to_token(token_id)
+            if token is None:
+                found = b""
+            else:
+                found = token.encode() if token_id in self.special_ids else self._to_bytes(token)
+            self._bytes_of[token_id] = found
+        return found
 
 
 def _read_config(folder: Path) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class EngineBackend:
         try:
             # The next delta is taken only when it is asked for: a slow reader slows its own sequence.
             async for delta in stream:
-                yield delta_message(delta)
+                yield delta_message(delta, self.engine.tokenizer)
         finally:
             stream.cancel()
 

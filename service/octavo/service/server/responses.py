@@ -9,6 +9,7 @@ from octavo.v1 import engine_pb2, inference_pb2
 
 if TYPE_CHECKING:
     from octavo.engine.info import EngineLoad, ModelInfo
+    from octavo.engine.tokenizer import Tokenizer
 
 FINISH_REASONS = {
     FinishReason.EOS: inference_pb2.FINISH_REASON_EOS,
@@ -18,11 +19,11 @@ FINISH_REASONS = {
 }
 
 
-def delta_message(delta: Delta) -> inference_pb2.Delta:
+def delta_message(delta: Delta, tokenizer: Tokenizer) -> inference_pb2.Delta:
     return inference_pb2.Delta(
         text=delta.text,
         token_ids=delta.token_ids,
-        logprobs=map(_logprobs_message, delta.logprobs),
+        logprobs=[_logprobs_message(logprobs, tokenizer) for logprobs in delta.logprobs],
         finish_reason=FINISH_REASONS[delta.finish_reason] if delta.finish_reason else None,
         usage=usage_message(delta.usage),
     )
@@ -36,10 +37,14 @@ def usage_message(usage: Usage) -> inference_pb2.Usage:
     )
 
 
-def _logprobs_message(logprobs: TokenLogprobs) -> inference_pb2.TokenLogprobs:
+def _logprobs_message(logprobs: TokenLogprobs, tokenizer: Tokenizer) -> inference_pb2.TokenLogprobs:
+    def message(token_id: int, logprob: float) -> inference_pb2.TokenLogprob:
+        text = tokenizer.bytes_of(token_id)
+        return inference_pb2.TokenLogprob(token_id=token_id, logprob=logprob, text=text)
+
     return inference_pb2.TokenLogprobs(
-        chosen=inference_pb2.TokenLogprob(token_id=logprobs.token_id, logprob=logprobs.logprob),
-        top=[inference_pb2.TokenLogprob(token_id=token, logprob=value) for token, value in logprobs.top],
+        chosen=message(logprobs.token_id, logprobs.logprob),
+        top=[message(token_id, logprob) for token_id, logprob in logprobs.top],
     )
 
 

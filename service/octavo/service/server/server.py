@@ -58,6 +58,7 @@ class Server:
         self._health = health.aio.HealthServicer()
         self._stopped = asyncio.Event()
         self._drained: asyncio.Task[None] | None = None
+        self._failure: asyncio.Task[None] | None = None
         self._engine: AsyncEngine | None = None
         try:
             port = self._grpc.add_insecure_port(address)
@@ -88,12 +89,19 @@ class Server:
         for service in SERVICES:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         await self._grpc.start()
+        self._failure = asyncio.create_task(self._give_up_with(engine))
         if self._http is not None:
             from octavo.service.openai.app import create_app
 
             size = self.config.max_message_size
             app = create_app(backend, metrics=self._metrics, health=self._trouble, max_body_size=size)
             await self._http.start(app)
+
+    async def _give_up_with(self, engine: AsyncEngine) -> None:
+        """An engine that has failed serves nobody: health says so, and calls without a request end."""
+        await engine.failed.wait()
+        await self._health.enter_graceful_shutdown()
+        self._stopped.set()
 
     @property
     def http_url(self) -> str | None:
@@ -127,6 +135,8 @@ class Server:
             with contextlib.suppress(TimeoutError):  # a Drain before may have been more patient
                 await asyncio.wait_for(self.drain(grace), grace + MARGIN)
             await self._engine.stop()
+        if self._failure is not None:
+            self._failure.cancel()
         self._stopped.set()
         stopping = [self._grpc.stop(LAST_WORDS)]
         if self._http is not None:

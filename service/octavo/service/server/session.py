@@ -171,7 +171,8 @@ class Session:
                 return None
             if delta.finish_reason is not None:
                 self._settle(name, turn)  # before the client knows: it may use the id again at once
-            await self._send(pb.SessionResponse(request_id=name, delta=delta_message(delta)))
+            message = delta_message(delta, self._engine.tokenizer)
+            await self._send(pb.SessionResponse(request_id=name, delta=message))
 
     def _settle(self, name: str, turn: Turn) -> None:
         if not turn.hold:
