@@ -26,7 +26,7 @@ class Endpoint:
         self._max_body_size = max_body_size
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        exchange = Exchange(scope, receive, send, self._max_body_size)
+        exchange = scope["exchange"] = Exchange(scope, receive, send, self._max_body_size)
         try:
             await self._handle(exchange)
         except Gone:

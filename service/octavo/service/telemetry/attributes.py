@@ -64,11 +64,11 @@ def of_request(model: str, prompt: pb.Prompt, sampling: pb.SamplingParams) -> At
     return attributes
 
 
-def of_usage(usage: pb.Usage) -> Attributes:
+def of_usage(usage: pb.Usage) -> dict[str, int]:
     return of_counts(usage.prompt_tokens, usage.output_tokens, usage.cached_prompt_tokens)
 
 
-def of_counts(prompt_tokens: int, output_tokens: int, cached_tokens: int) -> Attributes:
+def of_counts(prompt_tokens: int, output_tokens: int, cached_tokens: int) -> dict[str, int]:
     return {
         "gen_ai.usage.input_tokens": prompt_tokens,
         "gen_ai.usage.output_tokens": output_tokens,

@@ -105,7 +105,7 @@ REQUESTS_WAITING = _gauge(
 CACHE_CONFIG = _gauge(
     "cache_config_info",
     "Always 1; its labels tell how the KV cache is made.",
-    labels=("engine", "block_size", "num_gpu_blocks", "cache_dtype", "enable_prefix_caching"),
+    labels=("engine", "block_size", "num_gpu_blocks", "cache_dtype"),
 )
 # Totals of the engine, from its load.
 PREFIX_CACHE_QUERIES = _total(

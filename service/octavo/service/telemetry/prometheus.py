@@ -54,7 +54,8 @@ class PrometheusPage:
             named = _renamed(family)
             shown.add(named.name)
             yield named
-        yield from (family for family in self._expected if family.name not in shown)
+        if shown:  # else the SDK is disabled
+            yield from (family for family in self._expected if family.name not in shown)
 
     def listen(self, host: str, port: int) -> Callable[[], None]:
         """Serves this page alone from a thread; the result ends that. ConfigError if nothing can listen."""

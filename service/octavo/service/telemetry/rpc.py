@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from opentelemetry import context as contexts
 
 from octavo.service.telemetry import attributes as of
-from octavo.service.telemetry.context import from_metadata
+from octavo.service.telemetry.context import from_command, from_metadata
 from octavo.service.telemetry.tracing import current, fail, start_server_span
 from octavo.v1 import inference_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from opentelemetry.context import Context
-    from opentelemetry.trace import Tracer
+    from opentelemetry.trace import Span, Tracer
 
     from octavo.service.telemetry.attributes import Attributes
 
@@ -61,13 +62,36 @@ class TracedCalls(grpc.aio.ServerInterceptor):
         async def traced(request: Any, call: Call) -> Any:
             span = start_server_span(self._tracer, name, context, of_call(name, call))
             with current(span):
+                code = "CANCELLED"
                 try:
-                    return await behaviour(request, call)
+                    answer = await behaviour(request, call)
+                    code = "OK"
+                    return answer
                 except grpc.aio.AbortError:
-                    fail(span, call.code().name, call.details())
+                    code = call.code().name
+                    fail(span, code, call.details())
                     raise
+                finally:
+                    span.set_attribute("rpc.response.status_code", code)
 
         return traced
+
+
+class SessionDoor:
+    """A SERVER span for each request of one Session: below its command's trace, or else the stream's."""
+
+    def __init__(self, tracer: Tracer, call: Call) -> None:
+        self._tracer = tracer
+        self._attributes = of_call(SESSION.removeprefix("/"), call)
+
+    @contextmanager
+    def entered(self, command: pb.SessionRequest) -> Iterator[Span]:
+        """Around what begins a request; the span goes on after that, unless it fails."""
+        attributes = {**self._attributes, "octavo.request_id": command.request_id}
+        name = SESSION.removeprefix("/")
+        span = start_server_span(self._tracer, name, from_command(command), attributes)
+        with current(span, ends=False):
+            yield span
 
 
 def of_call(method: str, call: Call) -> Attributes:

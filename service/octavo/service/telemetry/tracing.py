@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import asyncio
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.rpc import code_pb2
@@ -15,13 +14,15 @@ from octavo.service.rpc.status import status_of
 from octavo.service.telemetry import attributes as of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer
 
     from octavo.service.telemetry.attributes import Attributes
     from octavo.v1 import inference_pb2 as pb
+
+    Request = pb.GenerateRequest | pb.Submit | pb.Continue
 
 # What a server is to blame for (semantic conventions for gRPC); other codes are of the client's making.
 FAULTS = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
@@ -33,59 +34,79 @@ def start_server_span(tracer: Tracer, name: str, context: Context, attributes: A
 
 
 @contextmanager
-def current(span: Span) -> Iterator[Span]:
-    """Makes a span the current one, for logs and for spans below it, and ends it; an error is noted on it."""
-    with trace.use_span(span, record_exception=False, set_status_on_exception=False):
-        try:
-            yield span
-        except (asyncio.CancelledError, GeneratorExit):
-            fail(span, "CANCELLED")
-            raise
-        except grpc.aio.AbortError:
-            raise  # it knows no code; who aborts a call has noted that
-        except Exception as error:
-            fail_by(span, error)
-            raise
-        finally:
-            span.end()
+def current(span: Span, *, ends: bool = True) -> Iterator[Span]:
+    """Makes a span the current one, for logs and for spans below it, and notes the error that leaves this.
+
+    The span ends with it; with `ends=False`, only if an error leaves.
+    """
+    with trace.use_span(span, record_exception=False, set_status_on_exception=False), noted(span):
+        yield span
+    if ends:
+        span.end()
 
 
-def describe_request(
-    span: Span, model: str, prompt: pb.Prompt, sampling: pb.SamplingParams, resume: pb.Resumption
-) -> None:
+@contextmanager
+def noted(span: Span) -> Iterator[None]:
+    """Notes the error that leaves this on a span, and ends it then."""
+    try:
+        yield
+    except BaseException as error:
+        fail_by(span, error)
+        span.end()
+        raise
+
+
+def describe_request(span: Span, model: str, request: Request) -> None:
     """Names a door's span after what is asked for, and says what that is."""
     if not span.is_recording():
         return
-    span.update_name(of.span_name(of.operation(prompt), model))
-    span.set_attributes(of.of_request(model, prompt, sampling))
-    if resume.token_ids:
-        span.set_attribute("octavo.resumed_tokens", len(resume.token_ids))
+    span.update_name(of.span_name(of.operation(request.prompt), model))
+    span.set_attributes(of.of_request(model, request.prompt, request.sampling))
+    if request.resume.token_ids:
+        span.set_attribute("octavo.resumed_tokens", len(request.resume.token_ids))
 
 
-def describe_response(span: Span, finish_reasons: Sequence[str], usage: Attributes) -> None:
-    if span.is_recording():
-        span.set_attributes({"gen_ai.response.finish_reasons": list(finish_reasons), **usage})
+def describe_response(span: Span, finish_reason: str, usage: Mapping[str, int]) -> None:
+    """Says on a door's span how the output ended; if it asked for several, what they are together."""
+    if not span.is_recording():
+        return
+    before: Mapping[str, Any] = getattr(span, "attributes", None) or {}
+    reasons = [*before.get("gen_ai.response.finish_reasons", ()), finish_reason]
+    sums: Attributes = {name: before.get(name, 0) + count for name, count in usage.items()}
+    span.set_attributes({"gen_ai.response.finish_reasons": reasons, **sums})
 
 
 def fail(span: Span, code: str, message: str = "") -> None:
-    """Notes on a span that its call ended with a gRPC code other than OK."""
-    if not span.is_recording():
-        return
-    span.set_attributes({"rpc.response.status_code": code, "error.type": code})
+    """Notes on a span that it ended with a gRPC code other than OK."""
+    span.set_attribute("error.type", code)
     if code in FAULTS:
         span.set_status(StatusCode.ERROR, message)
 
 
-def fail_by(span: Span, error: Exception) -> None:
+def fail_by(span: Span, error: BaseException) -> None:
     """The same for an error as it is raised inside, or as a pod answered it."""
-    if not span.is_recording():
-        return
-    if isinstance(error, grpc.RpcError):
-        code = error.code()
-        fail(span, code.name if code else "UNKNOWN", error.details() or "")
-    else:
-        fail_with(span, status_of(error))
+    if not span.is_recording() or isinstance(error, grpc.aio.AbortError):
+        return  # an AbortError knows no code; who sees it leave has noted it
+    message = ""
+    if isinstance(error, grpc.aio.AioRpcError):
+        message = error.details() or ""
+    elif isinstance(error, Exception):
+        message = status_of(error).message
+    fail(span, code_of(error), message)
 
 
 def fail_with(span: Span, status: pb.Status) -> None:
-    fail(span, code_pb2.Code.Name(code_pb2.Code.ValueType(status.code)), status.message)
+    fail(span, name_of(status.code), status.message)
+
+
+def code_of(error: BaseException) -> str:
+    """The gRPC code that an error is told by; what ends a task or a generator from outside is CANCELLED."""
+    if isinstance(error, grpc.aio.AioRpcError):
+        code: str = error.code().name
+        return code
+    return name_of(status_of(error).code) if isinstance(error, Exception) else "CANCELLED"
+
+
+def name_of(code: int) -> str:
+    name: str = code_pb2.Code.Name(code_pb2.Code.ValueType(code))
+    return name
