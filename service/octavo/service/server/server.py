@@ -15,6 +15,9 @@ from octavo.service.rpc.boundary import Boundary
 from octavo.service.server.backend import EngineBackend
 from octavo.service.server.engine import Engine
 from octavo.service.server.inference import Inference
+from octavo.service.telemetry.engine_metrics import EngineMetrics
+from octavo.service.telemetry.rpc import TracedCalls
+from octavo.service.telemetry.setup import Telemetry
 from octavo.v1 import engine_pb2, engine_pb2_grpc, inference_pb2, inference_pb2_grpc
 
 if TYPE_CHECKING:
@@ -54,7 +57,9 @@ class Server:
     def __init__(self, config: ServerConfig, address: str) -> None:
         """address: host:port, or unix:path. ConfigError if nothing can listen there. Needs a running loop."""
         self.config = config
-        self._grpc = grpc.aio.server(interceptors=[Boundary()], options=options(config))
+        self._telemetry = Telemetry.start("octavo-engine")
+        interceptors = [TracedCalls(self._telemetry.tracer), Boundary()]
+        self._grpc = grpc.aio.server(interceptors=interceptors, options=options(config))
         self._health = health.aio.HealthServicer()
         self._stopped = asyncio.Event()
         self._drained: asyncio.Task[None] | None = None
@@ -77,7 +82,8 @@ class Server:
         self._engine = engine
         await engine.start()
         served_name = self.config.served_name or engine.model.name
-        backend = EngineBackend(engine, served_name)
+        engine.observer = EngineMetrics(self._telemetry, engine, served_name)
+        backend = EngineBackend(engine, served_name, self._telemetry.tracer)
         inference = Inference(backend, self._stopped)
         cluster = Engine(engine, self.config.grace_period, self.drain, self._stopped)
         inference_pb2_grpc.add_InferenceServicer_to_server(inference, self._grpc)
@@ -92,10 +98,11 @@ class Server:
         self._failure = asyncio.create_task(self._give_up_with(engine))
         if self._http is not None:
             from octavo.service.openai.app import create_app
+            from octavo.service.telemetry.http import TracedRequests
 
-            size = self.config.max_message_size
-            app = create_app(backend, metrics=self._metrics, health=self._trouble, max_body_size=size)
-            await self._http.start(app)
+            size, page = self.config.max_message_size, self._telemetry.page
+            app = create_app(backend, metrics=page, health=self._trouble, max_body_size=size)
+            await self._http.start(TracedRequests(app, self._telemetry.tracer))
 
     async def _give_up_with(self, engine: AsyncEngine) -> None:
         """An engine that has failed serves nobody: health says so, and calls without a request end."""
@@ -111,9 +118,6 @@ class Server:
         """Why no request can be served now."""
         assert self._engine is not None
         return "the server is draining" if self._engine.load().draining else None
-
-    async def _metrics(self) -> bytes:
-        return b""
 
     async def drain(self, grace: float) -> None:
         """Health turns NOT_SERVING, new requests are refused, running ones end within `grace` seconds.
@@ -142,3 +146,4 @@ class Server:
         if self._http is not None:
             stopping.append(self._http.stop(LAST_WORDS))
         await asyncio.gather(*stopping)
+        await asyncio.to_thread(self._telemetry.close)

@@ -16,15 +16,20 @@ from octavo.service.rpc.refusals import (
     within,
 )
 from octavo.service.rpc.status import status_of
-from octavo.service.server.requests import RequestReader, request_id, resumption
+from octavo.service.server.requests import request_id, resumption
 from octavo.service.server.responses import delta_message
 from octavo.service.server.turns import Turn, following_prompt
+from octavo.service.telemetry.engine_spans import described
+from octavo.service.telemetry.tracing import abandon, current, describe_request, fail_with
 from octavo.v1 import inference_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from octavo.engine.async_engine import AsyncEngine
+    from opentelemetry.trace import Span
+
+    from octavo.service.server.backend import EngineBackend
+    from octavo.service.telemetry.rpc import SessionDoor
 
 log = logging.getLogger(__name__)
 
@@ -42,12 +47,14 @@ class Session:
 
     def __init__(
         self,
-        engine: AsyncEngine,
-        reader: RequestReader,
+        backend: EngineBackend,
         write: Callable[[pb.SessionResponse], Awaitable[None]],
+        door: SessionDoor,
     ) -> None:
-        self._engine = engine
-        self._reader = reader
+        self._engine = backend.engine
+        self._reader = backend.reader
+        self._tracer = backend.tracer
+        self._door = door
         self._write = write
         self._write_lock = asyncio.Lock()
         self._turns: dict[str, Turn] = {}
@@ -65,6 +72,7 @@ class Session:
             for turn in self._turns.values():
                 turn.stream.cancel()
                 turn.stream.release()
+                abandon(turn.span)
         if stopped.is_set():
             raise EngineStopped("the server has stopped")
 
@@ -77,13 +85,15 @@ class Session:
             kind = command.WhichOneof("command")
             match kind:
                 case "submit":
-                    self._check_new(name)
-                    with within(kind):
-                        turn = await self._submit(command.submit)
+                    with self._door.entered(command) as span:
+                        self._check_new(name)
+                        with within(kind):
+                            turn = await self._submit(span, command.submit)
                 case "continuation":
-                    self._check_new(name)
-                    with within(kind):
-                        turn = await self._continue(command.continuation)
+                    with self._door.entered(command) as span:
+                        self._check_new(name)
+                        with within(kind):
+                            turn = await self._continue(span, command.continuation)
                 case "cancel":
                     self._cancel(name)
                     return
@@ -97,8 +107,9 @@ class Session:
             self._turns[name] = turn
             pumps.create_task(self._pump(name, turn))
 
-    async def _submit(self, submit: pb.Submit) -> Turn:
+    async def _submit(self, span: Span, submit: pb.Submit) -> Turn:
         self._reader.check_model(submit.model)
+        describe_request(span, self._reader.served_name, submit)
         params = self._reader.sampling(submit.sampling)
         prompt = await self._reader.prompt(submit.prompt)
         stream = self._engine.submit(
@@ -108,9 +119,10 @@ class Session:
             hold=submit.hold,
             resume=resumption(submit),
         )
-        return Turn(stream, prompt.messages, submit.hold)
+        return Turn(span, stream, prompt.messages, submit.hold)
 
-    async def _continue(self, continuation: pb.Continue) -> Turn:
+    async def _continue(self, span: Span, continuation: pb.Continue) -> Turn:
+        describe_request(span, self._reader.served_name, continuation)
         parent = self._held(continuation.from_request_id)
         params = self._reader.sampling(continuation.sampling)
         prompt = await following_prompt(self._reader, parent, continuation.prompt)
@@ -126,7 +138,7 @@ class Session:
         )
         if not continuation.keep_parent:
             del self._turns[continuation.from_request_id]
-        return Turn(stream, prompt.messages, continuation.hold)
+        return Turn(span, stream, prompt.messages, continuation.hold)
 
     def _cancel(self, name: str) -> None:
         turn = self._turns.get(name)
@@ -158,6 +170,10 @@ class Session:
         return turn
 
     async def _pump(self, name: str, turn: Turn) -> None:
+        with current(turn.span), described(self._tracer, turn.span, turn.stream):
+            await self._pass_on(name, turn)
+
+    async def _pass_on(self, name: str, turn: Turn) -> None:
         accepted = pb.Accepted(prompt_tokens=len(turn.stream.prompt_token_ids))
         await self._send(pb.SessionResponse(request_id=name, accepted=accepted))
         while True:
@@ -166,6 +182,7 @@ class Session:
             except Exception as error:
                 self._forget(name, turn)
                 failed = _status_of(error, "a request of a session")
+                fail_with(turn.span, failed)
                 return await self._send(pb.SessionResponse(request_id=name, failed=failed))
             if delta is None:
                 return None

@@ -15,14 +15,17 @@ from octavo.service.server.requests import Prompt, RequestReader
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from opentelemetry.trace import Span
+
     from octavo.engine.stream import Stream
     from octavo.v1 import inference_pb2 as pb
 
 
 @dataclass(slots=True)
 class Turn:
-    """One request of a session: its stream, the chat that it answers if any, and whether to hold it."""
+    """One request of a session: its span, its stream, the chat that it answers, and whether to hold it."""
 
+    span: Span
     stream: Stream
     messages: tuple[ChatMessage, ...] | None
     hold: bool

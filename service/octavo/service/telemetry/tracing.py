@@ -56,6 +56,13 @@ def noted(span: Span) -> Iterator[None]:
         raise
 
 
+def abandon(span: Span) -> None:
+    """Ends a span that nobody has ended, as one of a cancelled request."""
+    if span.is_recording():
+        fail(span, "CANCELLED")
+        span.end()
+
+
 def describe_request(span: Span, model: str, request: Request) -> None:
     """Names a door's span after what is asked for, and says what that is."""
     if not span.is_recording():
