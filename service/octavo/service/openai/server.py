@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import httptools
@@ -62,9 +62,11 @@ class HTTPServer:
             for each in self._sockets:
                 each.close()
             return
-        self._server.config.timeout_graceful_shutdown = grace  # type: ignore[assignment]  # fractions do
         self._server.should_exit = True
-        with suppress(asyncio.CancelledError):
+        _, late = await asyncio.wait({self._serving}, timeout=grace)
+        if late:
+            for connection in list(self._server.server_state.connections):
+                connection.transport.abort()
             await self._serving
 
 
