@@ -101,6 +101,7 @@ def installation(collector: str) -> Iterator[Installation]:
         "engine": {"image": {"repository": "localhost/octavo-engine", "tag": "test"}},
         "control": {"image": {"repository": "localhost/octavo-control", "tag": "test"}},
         "gateway": {"service": {"type": "NodePort"}},
+        "otel": {"endpoint": collector, "env": {"OTEL_BSP_SCHEDULE_DELAY": "500"}},
     }
     install = ["helm", "upgrade", "--install", RELEASE, "charts/octavo", "-n", SYSTEM, "--create-namespace"]
     subprocess.run(

@@ -13,12 +13,11 @@ from tests.cluster.conftest import Deploy, Installation, inference_model
 from tests.cluster.kubectl import Kubectl, condition, is_ready
 
 SCALING = {
-    "minReplicas": 0,
+    "minReplicas": 1,
     "maxReplicas": 3,
     "targetKVUtilization": 0.2,
     "targetWaitingTokens": 64,
     "scaleDownStabilizationSeconds": 5,
-    "scaleToZeroAfterSeconds": 15,
 }
 
 
@@ -66,7 +65,7 @@ RESOURCE = "/apis/serving.octavo.dev/v1alpha1/namespaces/{namespace}/inferencemo
 async def test_load_scales_up_idleness_to_zero_and_a_request_wakes(
     installation: Installation, deploy: Deploy
 ) -> None:
-    kubectl = await deploy("elastic", scaling=SCALING | {"minReplicas": 1})
+    kubectl = await deploy("elastic", scaling=SCALING)
     async with installation.doors("elastic") as doors:
         traffic = doors.start(60, max_tokens=200)
         await kubectl.until("oim/elastic", lambda oim: oim["status"].get("readyReplicas") == 3, 120)
@@ -75,7 +74,9 @@ async def test_load_scales_up_idleness_to_zero_and_a_request_wakes(
         await asyncio.gather(*traffic.tasks, return_exceptions=True)
         await kubectl.until("oim/elastic", lambda oim: oim["status"].get("replicas") == 1, 60)
 
-        await kubectl.patch("oim/elastic", {"spec": {"scaling": {"minReplicas": 0}}})
+        await kubectl.patch(
+            "oim/elastic", {"spec": {"scaling": {"minReplicas": 0, "scaleToZeroAfter": "10s"}}}
+        )
         await kubectl.until("oim/elastic", lambda oim: oim["status"].get("replicas") == 0, 90)
         woken = await doors.start(1, max_tokens=8).ended(90)
         assert [(stream.finished, stream.error) for stream in woken] == [(True, None)]
