@@ -4,25 +4,35 @@ from __future__ import annotations
 
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 from opentelemetry import trace
 from opentelemetry.context import get_current
 from opentelemetry.trace import SpanKind
 
 from octavo.service.telemetry import attributes as of
-from octavo.service.telemetry.context import to_metadata
 from octavo.service.telemetry.gateway_metrics import GatewayMetrics
-from octavo.service.telemetry.tracing import code_of, describe_request, describe_response, noted
+from octavo.service.telemetry.tracing import (
+    abandon,
+    code_of,
+    describe_request,
+    describe_response,
+    fail_by,
+    fail_with,
+    name_of,
+    noted,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
+    from types import TracebackType
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer
 
     from octavo.service.gateway.pool import Pick
     from octavo.service.telemetry.setup import Telemetry
+    from octavo.service.telemetry.tracing import Request
     from octavo.v1 import gateway_pb2
     from octavo.v1 import inference_pb2 as pb
 
@@ -37,42 +47,32 @@ class GatewayTelemetry:
         self, telemetry: Telemetry, snapshots: Callable[[], Iterable[gateway_pb2.ModelPods]]
     ) -> None:
         self.tracer = telemetry.tracer
-        self.metrics = GatewayMetrics(telemetry, snapshots)
+        self._metrics = GatewayMetrics(telemetry, snapshots)
 
-    @contextmanager
-    def passage(
-        self, model: str, request: pb.GenerateRequest | pb.Submit | pb.Continue, context: Context | None
-    ) -> Iterator[Passage]:
-        """Around all that is done for a request; the error that leaves it is the request's end.
-
-        context: has the door's span as the current one; the current context if None.
-        """
-        passage = Passage(self.tracer, self.metrics, model, get_current() if context is None else context)
+    def passage(self, model: str, request: Request, context: Context | None) -> Passage:
+        """A request begins. context: with its door's span as the current one; the current context if None."""
+        passage = Passage(self.tracer, self._metrics, model, get_current() if context is None else context)
         describe_request(passage.door, model, request)
-        code = "OK"
-        try:
-            yield passage
-        except BaseException as error:
-            # A reader who has the last delta may close the generator instead of asking for more.
-            code = "OK" if passage.has_ended and isinstance(error, GeneratorExit) else code_of(error)
-            raise
-        finally:
-            passage.end(code)
+        return passage
 
 
 class Passage:
-    """One request. Nothing of this is done for each of its deltas."""
+    """One request. It picks a pod, arrives there, and leaves again if there is trouble; at last it ends.
+
+    Nothing of this is done for each of its deltas. As a context manager it ends with the error that leaves.
+    """
 
     def __init__(self, tracer: Tracer, metrics: GatewayMetrics, model: str, context: Context) -> None:
         self.door = trace.get_current_span(context)
-        self.has_ended = False
-        """Whether its last delta has come."""
         self._tracer = tracer
         self._metrics = metrics
         self._model = model
         self._context = context
-        self._started = time.monotonic()
+        self._attempt: Span | None = None
         self._num_attempts = 0
+        self._reason = ""
+        self._started = time.monotonic()
+        self._ended = False
         metrics.began(model)
 
     @contextmanager
@@ -81,55 +81,77 @@ class Passage:
         span = self._tracer.start_span("pick", self._context)
 
         def picked(pick: Pick) -> None:
-            self._metrics.picked(self._model, pick.pod.address, pick.scores.get("total", 0.0))
+            self._metrics.picked(self._model, pick.pod.address, pick.scores["total"])
             if span.is_recording():
                 span.set_attributes(_of_pick(pick))
 
-        with _until_end(span):
+        with noted(span):
             yield picked
+        span.end()
 
-    @contextmanager
-    def attempt(self, address: str, reason: str = "", num_tokens: int = 0) -> Iterator[list[tuple[str, str]]]:
-        """Around a request's time at a pod; yields the metadata that puts the pod's span below this one's.
-
-        reason: why it was moved there, if it was. num_tokens: of its output so far.
-        """
+    def arrives(self, address: str, num_tokens: int) -> Context:
+        """It is sent to a pod, with so many tokens of output to go on from; the context for the pod."""
         self._num_attempts += 1
-        if reason:
-            self._metrics.resubmitted(self._model, reason)
-        attributes = {
+        attributes: of.Attributes = {
             "octavo.attempt.number": self._num_attempts,
             "octavo.resumed_tokens": num_tokens,
             "rpc.system.name": "grpc",
             **of.of_server(address),
         }
-        if reason:
-            attributes["octavo.attempt.reason"] = reason
-        span = self._tracer.start_span("attempt", self._context, SpanKind.CLIENT, attributes)
-        with _until_end(span):
-            yield to_metadata(trace.set_span_in_context(span, self._context))
+        if self._reason:
+            attributes["octavo.attempt.reason"] = self._reason
+            self._metrics.resubmitted(self._model, self._reason)
+        self._attempt = self._tracer.start_span("attempt", self._context, SpanKind.CLIENT, attributes)
+        return trace.set_span_in_context(self._attempt, self._context)
+
+    def leaves(self, reason: str, status: pb.Status) -> None:
+        """The pod cannot go on with it: why, in a word and in the pod's."""
+        self._reason = reason
+        if self._attempt is not None:
+            fail_with(self._attempt, status)
+            self._attempt.end()
+            self._attempt = None
 
     def first_output(self) -> None:
         self._metrics.first_output(self._model, time.monotonic() - self._started)
 
-    def last_output(self, finish_reason: int, usage: pb.Usage) -> None:
-        self.has_ended = True
-        describe_response(self.door, of.FINISH_REASONS[finish_reason], of.of_usage(usage))
-
     def gave_up(self) -> None:
-        """The budget for retries is spent."""
+        """It may not be tried again."""
         self._metrics.gave_up(self._model)
 
-    def end(self, code: str) -> None:
+    def finished(self, finish_reason: int, usage: pb.Usage) -> None:
+        """Its last delta has come."""
+        describe_response(self.door, of.FINISH_REASONS[finish_reason], of.of_usage(usage))
+        self._end("OK")
+
+    def failed(self, status: pb.Status) -> None:
+        for span in filter(None, (self._attempt, self.door)):
+            fail_with(span, status)
+        self._end(name_of(status.code))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if self._attempt is not None and error is not None and not self._ended:
+            fail_by(self._attempt, error)
+        self._end("OK" if error is None else code_of(error))
+
+    def abandoned(self) -> None:
+        """Its client has left, if it has not ended before."""
+        if self._attempt is not None:
+            abandon(self._attempt)
+        self._end("CANCELLED")
+
+    def _end(self, code: str) -> None:
+        if self._ended:
+            return
+        self._ended = True
+        if self._attempt is not None and self._attempt.is_recording():
+            self._attempt.end()
         self._metrics.ended(self._model, code, time.monotonic() - self._started)
-
-
-@contextmanager
-def _until_end(span: Span) -> Iterator[None]:
-    """Ends a span that is not the current one: a generator's parts may run in different contexts."""
-    with noted(span):
-        yield
-    span.end()
 
 
 def _of_pick(pick: Pick) -> of.Attributes:
