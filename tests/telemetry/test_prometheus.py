@@ -71,6 +71,7 @@ STEP = StepReport(
     num_hit_tokens=16,
     num_preemptions=0,
     token_gaps=(20_000_000, 20_000_000, 500_000_000),
+    first_token_waits=(3 * SECOND,),
 )
 REQUEST = RequestReport(
     timeline=Timeline(
@@ -200,7 +201,6 @@ async def test_a_request_is_recorded_by_its_timeline(telemetry: Telemetry) -> No
     assert value(shown["request_prefill_time_seconds"], "_sum") == pytest.approx(2.0)
     assert value(shown["request_decode_time_seconds"], "_sum") == pytest.approx(4.0)
     assert value(shown["request_inference_time_seconds"], "_sum") == pytest.approx(6.0)
-    assert value(shown["time_to_first_token_seconds"], "_sum") == pytest.approx(3.0)
     assert value(shown["e2e_request_latency_seconds"], "_sum") == pytest.approx(7.5)
     assert value(shown["request_time_per_output_token_seconds"], "_sum") == pytest.approx(1.0)
     assert value(shown["request_prompt_tokens"], "_sum") == 40
@@ -234,6 +234,7 @@ async def test_a_step_is_recorded_once_and_counts_every_token(telemetry: Telemet
     assert value(shown["inter_token_latency_seconds"], "_count") == 3
     assert value(shown["inter_token_latency_seconds"], "_sum") == pytest.approx(0.02 + 0.02 + 0.5)
     assert value(shown["inter_token_latency_seconds"], "_bucket", le="0.025") == 2
+    assert value(shown["time_to_first_token_seconds"], "_sum") == pytest.approx(3.0)
     assert value(shown["iteration_tokens_total"], "_sum") == 24 + 3
     assert value(shown["prefix_cache_queries"], "_total") == 40
     assert value(shown["prefix_cache_hits"], "_total") == 16

@@ -184,6 +184,7 @@ class Engine:
             sequence.num_computed_tokens += count
             self._blocks.commit(sequence.table, sequence.hashes, sequence.num_computed_tokens)
         gaps = [ended - s.timeline.last_token for s in sampled if s.timeline.last_token is not None]
+        waits = [ended - s.timeline.arrived for s in sampled if s.timeline.last_token is None]
         new_tokens = [self._advance(sequence, output, row, ended) for row, sequence in enumerate(sampled)]
         self._num_output_tokens += len(new_tokens)
         self.last_step = StepReport(
@@ -196,6 +197,7 @@ class Engine:
             num_hit_tokens=num_hit_tokens,
             num_preemptions=len(plan.preempted),
             token_gaps=tuple(gaps),
+            first_token_waits=tuple(waits),
         )
         return new_tokens
 

@@ -26,6 +26,8 @@ class StepReport:
     num_preemptions: sequences that lost their blocks.
     token_gaps: nanoseconds between a sequence's tokens, one entry for each drawn token that is not the first
         which this engine drew of its sequence. All sequences that decode in two steps in a row have the same.
+    first_token_waits: nanoseconds from the arrival of a request, one entry for each drawn token that is that
+        first one.
     """
 
     started: int
@@ -37,6 +39,7 @@ class StepReport:
     num_hit_tokens: int
     num_preemptions: int
     token_gaps: tuple[int, ...]
+    first_token_waits: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

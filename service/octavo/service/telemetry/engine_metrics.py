@@ -64,7 +64,9 @@ class EngineMetrics:
         self._hit += step.num_hit_tokens
         self._record(of.ITERATION_TOKENS, step.num_prefill_tokens + step.num_decode_tokens)
         for gap, times in Counter(step.token_gaps).items():
-            self._record(of.INTER_TOKEN_LATENCY, Tally(gap / 1e9, times))
+            self._record(of.INTER_TOKEN_LATENCY, Tally(max(gap, 0) / 1e9, times))
+        for wait in step.first_token_waits:
+            self._record(of.TIME_TO_FIRST_TOKEN, max(wait, 0) / 1e9)
 
     def finished(self, request: RequestReport) -> None:
         self._ended.add(1, self._by_reason[FINISHED_REASONS[request.finish_reason]])
@@ -74,7 +76,6 @@ class EngineMetrics:
         self._between(of.PREFILL_TIME, times.scheduled, times.first_token)
         self._between(of.INFERENCE_TIME, times.scheduled, times.last_token)
         self._between(of.DECODE_TIME, times.first_token, times.last_token)
-        self._between(of.TIME_TO_FIRST_TOKEN, times.arrived, times.first_token)
         gaps = usage.num_output_tokens - request.num_resumed_tokens - 1
         if gaps > 0:
             self._between(of.TIME_PER_OUTPUT_TOKEN, times.first_token, times.last_token, gaps)
