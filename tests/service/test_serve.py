@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import grpc
+import openai
 import pytest
 
 from octavo.v1 import inference_pb2 as pb
@@ -152,6 +153,39 @@ def test_a_taken_port_is_found_before_the_model_is_loaded(tmp_path: Path) -> Non
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         code, stderr = fails("serve", str(tmp_path / "nothing"), "--port", port)
+    assert code == 2
+    assert stderr.count("\n") == 1
+    assert f"address 127.0.0.1:{port}: cannot be listened on" in stderr
+
+
+def test_http_is_served_beside_grpc_and_drains_with_it(tiny_model: TinyModel) -> None:
+    with served(str(tiny_model("llama")), "--kv-cache-memory", "4Mi", "--http", "--http-port", "0") as octavo:
+        assert octavo.ready.wait(60), octavo.lines
+        found = re.search(r" on 127\.0\.0\.1:\d+ and (http://127\.0\.0\.1:\d+) ", octavo.lines[0])
+        assert found
+        client = openai.OpenAI(base_url=f"{found[1]}/v1", api_key="none", max_retries=0)
+        stream = client.completions.create(
+            model="",
+            prompt="Hello",
+            max_tokens=300,
+            stream=True,
+            stream_options={"include_usage": True},
+            extra_body={"ignore_eos": True},
+        )
+        next(stream)
+        octavo.process.send_signal(signal.SIGTERM)
+        last = list(stream)[-1]
+        assert last.usage
+        assert last.usage.completion_tokens == 300
+        client.close()
+        assert octavo.end() == 0
+    assert len(octavo.lines) == 3, "ready, draining, stopped, and nothing of the HTTP server's own"
+
+
+def test_a_taken_http_port_is_found_before_the_model_is_loaded(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        code, stderr = fails("serve", str(tmp_path / "nothing"), "--port", "0", "--http", "--http-port", port)
     assert code == 2
     assert stderr.count("\n") == 1
     assert f"address 127.0.0.1:{port}: cannot be listened on" in stderr

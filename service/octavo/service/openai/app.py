@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from http import HTTPStatus
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from octavo.service.openai.completions import Completions
-from octavo.service.openai.errors import refused
+from octavo.service.openai.errors import DEFAULT_RETRY_AFTER
 from octavo.service.openai.routes import Routes
 from octavo.service.openai.tokens import Tokens
+from octavo.service.rpc.refusals import Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -89,7 +89,7 @@ class Facts:
 
     async def health(self, exchange: Exchange) -> None:
         if why := self._health():
-            raise refused(HTTPStatus.SERVICE_UNAVAILABLE, why)
+            raise Unavailable(why, DEFAULT_RETRY_AFTER)
         await exchange.respond_json({"status": "ok"})
 
     async def metrics(self, exchange: Exchange) -> None:

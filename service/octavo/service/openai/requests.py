@@ -39,8 +39,6 @@ SAME_NAMES = (
 )
 """Parameters that the protocol has under the same name, with the same meaning and rules."""
 
-NEUTRAL_HINT = "a hint for caches and queues that are not here"
-
 
 class StreamOptions(Strict):
     include_usage: bool | None = None
@@ -85,7 +83,6 @@ class CompletionParameters(Strict):
     service_tier: Annotated[object, Only("auto", "default")] = None
     response_format: Annotated[object, Only({"type": "text"})] = None
     # vLLM's.
-    add_special_tokens: Annotated[object, Only()] = None
     allowed_token_ids: Annotated[object, Only([])] = None
     bad_words: Annotated[object, Only([])] = None
     cache_salt: Unsupported = None
@@ -168,6 +165,7 @@ class CompletionRequest(CompletionParameters):
     best_of: Annotated[object, Only(1)] = None
     echo: Annotated[object, Only(False)] = None
     suffix: Annotated[object, Only("")] = None
+    add_special_tokens: Annotated[object, Only(True)] = None  # vLLM's
 
     @property
     def limit(self) -> int:
@@ -212,6 +210,7 @@ class ChatCompletionRequest(CompletionParameters):
     verbosity: Annotated[object, Only("medium")] = None
     web_search_options: Unsupported = None
     # vLLM's.
+    add_special_tokens: Annotated[object, Only(False)] = None
     add_generation_prompt: Annotated[object, Only(True)] = None
     chat_template: Unsupported = None
     chat_template_kwargs: Annotated[object, Only({})] = None

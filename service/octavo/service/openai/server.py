@@ -47,6 +47,7 @@ class HTTPServer:
             ws="none",
             lifespan="off",
             log_config=None,
+            log_level="error",  # what it tells else is told by whoever runs it
             access_log=False,
             server_header=False,
             proxy_headers=False,

@@ -117,6 +117,8 @@ class Server:
     def _trouble(self) -> str | None:
         """Why no request can be served now."""
         assert self._engine is not None
+        if self._engine.failed.is_set():
+            return "the engine has failed"
         return "the server is draining" if self._engine.load().draining else None
 
     async def drain(self, grace: float) -> None:
