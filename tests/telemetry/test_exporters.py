@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from octavo.engine import ConfigError
-from octavo.service.telemetry.exporters import exporter_class, exporter_names
+from octavo.service.telemetry.exporters import exporter_class, exporter_names, warn_of_ignored
 
 ENDPOINT = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://collector:4317"}
 
@@ -63,3 +63,14 @@ def test_an_unknown_protocol_is_a_bad_setting() -> None:
 def test_an_unknown_exporter_is_a_bad_setting() -> None:
     with pytest.raises(ConfigError, match=r"OTEL_TRACES_EXPORTER: must name exporters .* \(got 'jaeger'\)"):
         exporter_class("traces", "jaeger", {})
+
+
+def test_what_is_not_followed_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    warn_of_ignored({"OTEL_LOGS_EXPORTER": "otlp", "OTEL_CONFIG_FILE": "otel.yaml"})
+    assert [message.partition(" ")[0] for message in caplog.messages] == [
+        "OTEL_LOGS_EXPORTER",
+        "OTEL_CONFIG_FILE",
+    ]
+    caplog.clear()
+    warn_of_ignored({"OTEL_LOGS_EXPORTER": "none"})
+    assert not caplog.messages

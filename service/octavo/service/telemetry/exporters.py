@@ -7,6 +7,7 @@ providers that are global and takes neither views nor a second reader, so that c
 
 from __future__ import annotations
 
+import logging
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,6 +15,8 @@ from octavo.engine import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+log = logging.getLogger(__name__)
 
 Signal = Literal["traces", "metrics"]
 
@@ -39,6 +42,14 @@ def exporter_names(signal: Signal, environment: Mapping[str, str]) -> list[str]:
         return ["otlp"] if any(environment.get(name) for name in endpoints) else []
     names = [name.strip() for name in asked.split(",")]
     return [] if names == ["none"] else names
+
+
+def warn_of_ignored(environment: Mapping[str, str]) -> None:
+    """Says so where a variable asks for something that is not done."""
+    if environment.get("OTEL_LOGS_EXPORTER", "none").strip() not in ("", "none"):
+        log.warning("OTEL_LOGS_EXPORTER is not followed: logs go to stderr, with the ids of their traces")
+    if environment.get("OTEL_CONFIG_FILE"):
+        log.warning("OTEL_CONFIG_FILE is not read: use the other OTEL_ variables")
 
 
 def exporter_class(signal: Signal, name: str, environment: Mapping[str, str]) -> Any:

@@ -14,7 +14,7 @@ from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.trace import NoOpTracer
 
 from octavo.engine import ConfigError
-from octavo.service.telemetry.exporters import PROMETHEUS, exporter_class, exporter_names
+from octavo.service.telemetry.exporters import PROMETHEUS, exporter_class, exporter_names, warn_of_ignored
 from octavo.service.telemetry.prometheus import PrometheusPage
 from octavo.service.telemetry.tally import views
 
@@ -57,6 +57,7 @@ class Telemetry:
     @classmethod
     def start(cls, service: Literal["octavo-engine", "octavo-gateway"]) -> Telemetry:
         """As the OTEL_* variables say; `service` is service.name where they say none. ConfigError."""
+        warn_of_ignored(os.environ)
         resource = resource_of(service)
         page = PrometheusPage()
         stop_listening = _nothing
