@@ -172,6 +172,7 @@ class Engine:
         started = self.clock()
         plan = self._scheduler.schedule()
         num_hit_tokens = self._note(plan, started)
+        num_queried_tokens = sum(len(sequence.token_ids) for sequence in plan.begun)
         self.last_step = None
         if not plan.chunks:
             return []
@@ -193,7 +194,7 @@ class Engine:
             num_prefill_tokens=len(batch.token_ids) - num_decode_tokens,
             num_decode_tokens=num_decode_tokens,
             num_drawn_tokens=len(new_tokens),
-            num_queried_tokens=sum(len(sequence.token_ids) for sequence in plan.begun),
+            num_queried_tokens=num_queried_tokens,
             num_hit_tokens=num_hit_tokens,
             num_preemptions=len(plan.preempted),
             token_gaps=tuple(gaps),
