@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from octavo.engine import ConfigError
+from octavo.service.openai import server as module
 from octavo.service.openai.server import MAX_HEAD_SIZE, HTTPServer
 
 
@@ -102,5 +103,37 @@ async def test_a_head_without_end_is_cut_off() -> None:
     for i in range(2 * MAX_HEAD_SIZE // 1000):
         writer.write(b"x-%d: %s\r\n" % (i, b"y" * 1000))
     assert (await reader.read(12)) == b"HTTP/1.1 400"
+    writer.close()
+    await server.stop(1)
+
+
+@pytest.mark.parametrize("begun", [b"", b"GET / HT", b"POST / HTTP/1.1\r\ncontent-length: 9\r\n\r\nhalf"])
+async def test_a_request_that_does_not_come_is_not_waited_for(
+    monkeypatch: pytest.MonkeyPatch, begun: bytes
+) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.2)
+    server = HTTPServer("127.0.0.1", 0)
+    await server.start(endless)
+    reader, writer = await connected(server)
+    writer.write(begun)
+    async with asyncio.timeout(5):
+        assert not (await reader.read()).endswith(b"0\r\n\r\n")
+    writer.close()
+    await server.stop(1)
+
+
+async def test_an_answer_may_take_longer_than_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PATIENCE", 0.1)
+
+    async def slow(scope: Any, receive: Any, send: Any) -> None:
+        await asyncio.sleep(0.4)
+        await hello(scope, receive, send)
+
+    server = HTTPServer("127.0.0.1", 0)
+    await server.start(slow)
+    reader, writer = await connected(server)
+    writer.write(b"GET / HTTP/1.1\r\nhost: x\r\n\r\nGET / HTTP/1.1\r\nhost: x\r\n\r\nGET ")
+    for _ in range(2):
+        await reader.readuntil(b"\r\n\r\nok")
     writer.close()
     await server.stop(1)

@@ -112,7 +112,7 @@ class Completions:
             async with asyncio.TaskGroup() as tasks:
                 for i, submission in enumerate(submissions):
                     tasks.create_task(self._run_one(request, i, submission, origin, take))
-        except* Exception as failed:
+        except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
 
     async def _run_one(

@@ -46,10 +46,9 @@ async def while_connected(exchange: Exchange, work: Awaitable[None]) -> None:
         gone = not working.done()
     finally:
         leaving.cancel()
-        if not working.done():
-            working.cancel()
-            # It ends the request in the engine, and that must not be left half done.
-            await asyncio.wait({working})
-    if not gone:
-        await working
-    raise Gone from None
+        working.cancel()
+        # It ends the request in the engine, and that must not be left half done.
+        await asyncio.gather(working, return_exceptions=True)
+    if gone:
+        raise Gone
+    await working

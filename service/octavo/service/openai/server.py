@@ -23,10 +23,16 @@ KEEP_ALIVE = 75
 """Seconds for which an idle connection is kept: longer than load balancers do, so that they close it."""
 MAX_HEAD_SIZE = 64 * 1024
 """Bytes of a request's line and headers."""
+PATIENCE = 60
+"""Seconds for a request to come whole, from the moment at which its connection is there or it begins."""
 VANISHED = 30
 """Seconds after which an idle peer that vanished without a word, its machine off, is taken for gone."""
 STALLED = 120
 """Seconds after which a peer that takes nothing of what is sent is taken for gone."""
+
+SEND_BUFFER = 64 * 1024
+"""Bytes that the kernel takes for a peer who does not read: hundreds of tokens. Left alone it takes megabytes,
+and the sequence of a reader who has stopped would run to its end."""
 
 
 class HTTPServer:
@@ -99,6 +105,7 @@ def _set_options(listener: socket.socket) -> None:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     if listener.family == socket.AF_INET6:
         listener.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     for name, value in (
         ("TCP_KEEPIDLE", VANISHED - 10),
@@ -119,10 +126,24 @@ class _Server(uvicorn.Server):
 
 
 class _Protocol(HttpToolsProtocol):
-    """Ends a connection whose request has too long a head; uvicorn would keep all of it in memory."""
+    """Ends a connection whose request has too long a head, or does not come to its end.
+
+    uvicorn would keep all of the one in memory, and wait for the other for ever.
+    """
+
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn
+        super().connection_made(transport)
+        self._expect_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._expect_nothing()
+        super().connection_lost(exc)
 
     def on_message_begin(self) -> None:
         self._head_size = 0
+        self._expect_request()
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:
@@ -133,7 +154,27 @@ class _Protocol(HttpToolsProtocol):
         self._count(len(name) + len(value))
         super().on_header(name, value)
 
+    def on_message_complete(self) -> None:
+        self._expect_nothing()
+        super().on_message_complete()
+
     def _count(self, size: int) -> None:
         self._head_size += size
         if self._head_size > MAX_HEAD_SIZE:
             raise httptools.HttpParserError("the head is too long")
+
+    def _expect_request(self) -> None:
+        self._expect_nothing()
+        self._deadline = self.loop.call_later(PATIENCE, self._give_up)
+
+    def _expect_nothing(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+
+    def _give_up(self) -> None:
+        answering = self.cycle is not None and not self.cycle.more_body and not self.cycle.response_complete
+        if answering or self.pipeline:
+            # A request that comes before the answer to the one before is read after it.
+            self._expect_request()
+        else:
+            self.transport.close()
