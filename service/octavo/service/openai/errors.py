@@ -17,7 +17,7 @@ from octavo.service.rpc.status import status_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-# As google.rpc.code.proto maps them, but for FAILED_PRECONDITION's kin that no route here raises.
+# As google/rpc/code.proto maps them; every other code is an error of ours.
 HTTP_STATUS = {
     code_pb2.INVALID_ARGUMENT: HTTPStatus.BAD_REQUEST,
     code_pb2.FAILED_PRECONDITION: HTTPStatus.BAD_REQUEST,

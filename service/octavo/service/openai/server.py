@@ -31,8 +31,8 @@ STALLED = 120
 """Seconds after which a peer that takes nothing of what is sent is taken for gone."""
 
 SEND_BUFFER = 64 * 1024
-"""Bytes that the kernel takes for a peer who does not read: hundreds of tokens. Left alone it takes megabytes,
-and the sequence of a reader who has stopped would run to its end."""
+"""Bytes that the kernel takes for a peer who does not read: hundreds of tokens. Left alone it takes
+megabytes, and the sequence of a reader who has stopped would run to its end."""
 
 
 class HTTPServer:
