@@ -37,12 +37,10 @@ def to_metadata(context: Context) -> list[tuple[str, str]]:
     return list(carrier.items())
 
 
-def to_command(context: Context, command: pb.SessionRequest) -> None:
-    """Gives a session's command the trace of `context`, if there is one."""
-    carrier: dict[str, str] = {}
-    propagate.inject(carrier, context)
-    command.traceparent = carrier.get("traceparent", "")
-    command.tracestate = carrier.get("tracestate", "")
+def to_command(context: Context) -> tuple[str, str]:
+    """traceparent and tracestate of a session's command that belongs to `context`; empty if there is no trace."""
+    carrier = dict(to_metadata(context))
+    return carrier.get("traceparent", ""), carrier.get("tracestate", "")
 
 
 def _extracted(carrier: dict[str, str]) -> Context:

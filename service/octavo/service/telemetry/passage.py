@@ -89,6 +89,11 @@ class Passage:
             yield picked
         span.end()
 
+    def picked(self, pick: Pick) -> None:
+        """A pod was there at once."""
+        with self.picking() as picked:
+            picked(pick)
+
     def arrives(self, address: str, num_tokens: int) -> Context:
         """It is sent to a pod, with so many tokens of output to go on from; the context for the pod."""
         self._num_attempts += 1
