@@ -70,6 +70,12 @@ def test_null_removes() -> None:
     assert "terminationGracePeriodSeconds" not in merged({"terminationGracePeriodSeconds": None})
 
 
+def test_a_deleted_object_is_removed_where_null_does_not_arrive() -> None:
+    """`kubectl apply` drops nulls before it sends a resource."""
+    assert "image" not in engine({"image": None})
+    assert "resources" not in engine({"resources": {"$patch": "delete"}})
+
+
 def test_directives_delete_and_replace() -> None:
     assert engine({"env": [{"name": "A", "$patch": "delete"}]})["env"] == [{"name": "HOME", "value": "/tmp"}]
     assert engine({"env": [{"$patch": "replace"}, {"name": "C", "value": "1"}]})["env"] == [

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from octavo.operator.cluster import ApiError
 from octavo.operator.kinds import BY_NAME, MADE
 from octavo.operator.model import KIND
+from octavo.operator.observed import OWNER_OF_THE_UNOWNED
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -90,9 +91,9 @@ class Applier:
         try:
             return await self._cluster.apply(manifest)
         except ApiError as error:
-            if error.status != 409 or not error.fields:
+            if error.status != 409 or not error.causes:
                 raise
-            if REPLICAS in error.fields:
+            if any(field == REPLICAS and OWNER_OF_THE_UNOWNED not in whose for field, whose in error.causes):
                 manifest = deepcopy(manifest)
                 manifest["spec"].pop("replicas", None)
             return await self._cluster.apply(manifest, force=True)

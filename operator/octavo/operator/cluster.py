@@ -30,14 +30,17 @@ SERVICE_ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 class ApiError(Exception):
     """A call that the API server refused, or did not answer (status 0).
 
-    reason: Kubernetes' word for it, such as Forbidden. fields: those that a conflict is about.
+    reason: Kubernetes' word for it, such as Forbidden. causes: what is wrong with which field; of a
+    conflict, whose it is.
     """
 
-    def __init__(self, status: int, reason: str, message: str, fields: Sequence[str] = ()) -> None:
+    def __init__(
+        self, status: int, reason: str, message: str, causes: Sequence[tuple[str, str]] = ()
+    ) -> None:
         super().__init__(message)
         self.status = status
         self.reason = reason
-        self.fields = tuple(fields)
+        self.causes = tuple(causes)
 
     @property
     def passing(self) -> bool:
@@ -197,5 +200,5 @@ def _refused(status: int, data: bytes) -> ApiError:
         answer = {}
     causes = (answer.get("details") or {}).get("causes") or []
     message = answer.get("message") or data.decode(errors="replace")[:500] or f"HTTP {status}"
-    fields = [cause.get("field", "") for cause in causes]
-    return ApiError(status, answer.get("reason") or f"HTTP{status}", message, fields)
+    told = [(cause.get("field", ""), cause.get("message", "")) for cause in causes]
+    return ApiError(status, answer.get("reason") or f"HTTP{status}", message, told)

@@ -113,8 +113,10 @@ def _routing_ready(observed: Observed, rival: str | None) -> Condition:
     if rival is not None:
         message = f"the model name is that of {rival}, which is older; gateways route to that one"
         return Condition(name, False, "ModelNameTaken", message)
-    if observed.routed > 0 or observed.ready == 0:
-        return Condition(name, True, "Routed", f"gateways see {observed.routed} ready pods")
+    if observed.ready == 0:
+        return Condition(name, True, "NothingToRouteTo", "requests wait at the gateways for a ready pod")
+    if observed.routed > 0:
+        return Condition(name, True, "Routed", "gateways see the ready pods")
     return Condition(name, False, "EndpointsPending", "no EndpointSlice lists the ready pods yet")
 
 
@@ -127,11 +129,11 @@ def _scaling_active(count: Count) -> Condition:
 def _progressing(observed: Observed) -> Condition:
     name = "Progressing"
     if observed.rolled_out:
-        return Condition(name, False, "RolledOut", "all pods are as the spec has them")
+        return Condition(name, False, "RolledOut", "all pods are ready, and as the spec has them")
     if observed.problem:
         return Condition(name, False, observed.problem.reason, observed.problem.message)
     updated = f"{observed.updated} of {observed.spec_replicas} pods are as the spec has them"
-    return Condition(name, True, "RollingOut", updated)
+    return Condition(name, True, "RollingOut", f"{updated}; {observed.ready} pods are ready")
 
 
 def _degraded(observed: Observed, failure: Problem | None) -> Condition:

@@ -7,9 +7,7 @@ import logging
 from datetime import UTC, datetime
 
 QUIET = {
-    "kopf": logging.WARNING,
-    "kopf.objects": logging.ERROR,
-    "kopf._core.reactor.running": logging.ERROR,  # would complain that it is not the main thread
+    "kopf": logging.CRITICAL,  # what ends its watches is told, in one line each, by whoever begins them anew
     "aiohttp": logging.WARNING,
     "asyncio": logging.WARNING,
 }

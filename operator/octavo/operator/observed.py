@@ -30,6 +30,9 @@ BROKEN = frozenset(
 UNSCHEDULABLE_PATIENCE = 10.0
 """Seconds for which a pod may be without a node before that is a problem."""
 
+OWNER_OF_THE_UNOWNED = "before-first-apply"
+"""What Kubernetes calls the owner of fields whose owners were cleared."""
+
 MESSAGE_LIMIT = 500
 
 FRAME = " \t│─╭╮╰╯"
@@ -68,7 +71,7 @@ class Observed:
     ready: int = 0
     updated: int = 0
     rolled_out: bool = False
-    """Whether all pods are of the Deployment's present template, and no other is left."""
+    """Whether all pods are ready and of the Deployment's present template, and no other is left."""
     replicas_owner: str | None = None
     """The field manager, other than the operator, that owns the Deployment's replicas."""
     pods: tuple[EnginePod, ...] = ()
@@ -93,15 +96,15 @@ def observe(
         return Observed(pods=seen, routed=routed)
     spec, status = deployment["spec"], deployment.get("status", {})
     replicas = status.get("replicas", 0)
-    updated = status.get("updatedReplicas", 0)
+    updated, ready = status.get("updatedReplicas", 0), status.get("readyReplicas", 0)
     current = status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
     return Observed(
         exists=True,
         spec_replicas=spec.get("replicas", 1),
         replicas=replicas,
-        ready=status.get("readyReplicas", 0),
+        ready=ready,
         updated=updated,
-        rolled_out=current and updated == replicas == spec.get("replicas", 1),
+        rolled_out=current and updated == replicas == ready == spec.get("replicas", 1),
         replicas_owner=replicas_owner(deployment, own_manager),
         pods=seen,
         routed=routed,
@@ -113,7 +116,7 @@ def replicas_owner(deployment: Manifest, own_manager: str) -> str | None:
     """The manager other than our own that last set spec.replicas, from metadata.managedFields."""
     for entry in deployment["metadata"].get("managedFields") or []:
         owns = "f:replicas" in entry.get("fieldsV1", {}).get("f:spec", {})
-        if owns and entry.get("manager") != own_manager:
+        if owns and entry.get("manager") not in (own_manager, OWNER_OF_THE_UNOWNED):
             return str(entry.get("manager"))
     return None
 

@@ -47,8 +47,6 @@ def strategic_merge(original: Mapping[str, Any], patch: Mapping[str, Any], path:
     directive = patch.get(PATCH)
     if directive == "replace":
         return {key: _without_directives(value) for key, value in patch.items() if _is_said(key, value)}
-    if directive == "delete":
-        return {}
     if directive not in (None, "merge"):
         raise MergeError(f"{path}.{PATCH}", f"must be merge, replace or delete (got {directive!r})")
     merged = deepcopy(dict(original))
@@ -57,7 +55,7 @@ def strategic_merge(original: Mapping[str, Any], patch: Mapping[str, Any], path:
     for key, value in patch.items():
         if key.startswith("$"):
             continue
-        if value is None:
+        if value is None or _is_deleted(value):
             merged.pop(key, None)
         else:
             merged[key] = _merged(key, merged.get(key), value, f"{path}.{key}")
@@ -92,7 +90,7 @@ def _merged_list(key: str, original: list[Any], patch: list[Any], path: str) -> 
         if not isinstance(name, (str, int)):
             raise MergeError(f"{path}[{index}]", f"must be an object with {merge_key} (got {element!r})")
         where = f"{path}[{merge_key}={name}]"
-        if element.get(PATCH) == "delete":
+        if _is_deleted(element):
             merged.pop(name, None)
             continue
         before = merged.get(name, {})
@@ -108,6 +106,10 @@ def _without_directives(value: Any) -> Any:
     if isinstance(value, list):
         return [_without_directives(entry) for entry in value]
     return value
+
+
+def _is_deleted(value: Any) -> bool:
+    return isinstance(value, Mapping) and value.get(PATCH) == "delete"
 
 
 def _is_said(key: str, value: Any) -> bool:
