@@ -42,6 +42,8 @@ def options(config: ServerConfig) -> list[tuple[str, int]]:
         ("grpc.max_receive_message_length", config.max_message_size),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", 1024),
+        # W3C allows 8 KiB of baggage; gRPC's default is as much for all metadata together.
+        ("grpc.max_metadata_size", 16 * 1024),
         # A peer that vanished without a word, its machine off or its network cut, is noticed within 30 s.
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),

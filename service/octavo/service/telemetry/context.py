@@ -38,7 +38,7 @@ def to_metadata(context: Context) -> list[tuple[str, str]]:
 
 
 def to_command(context: Context) -> tuple[str, str]:
-    """traceparent and tracestate of a session's command that belongs to `context`; empty if there is no trace."""
+    """traceparent and tracestate of a session's command that belongs to `context`; empty without a trace."""
     carrier = dict(to_metadata(context))
     return carrier.get("traceparent", ""), carrier.get("tracestate", "")
 

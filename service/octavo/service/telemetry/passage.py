@@ -17,6 +17,7 @@ from octavo.service.telemetry.tracing import (
     code_of,
     describe_request,
     describe_response,
+    fail,
     fail_by,
     fail_with,
     name_of,
@@ -49,7 +50,7 @@ class GatewayTelemetry:
         self.tracer = telemetry.tracer
         self._metrics = GatewayMetrics(telemetry, snapshots)
 
-    def passage(self, model: str, request: Request, context: Context | None) -> Passage:
+    def passage(self, model: str, request: Request, context: Context | None = None) -> Passage:
         """A request begins. context: with its door's span as the current one; the current context if None."""
         passage = Passage(self.tracer, self._metrics, model, get_current() if context is None else context)
         describe_request(passage.door, model, request)
@@ -126,8 +127,12 @@ class Passage:
 
     def finished(self, finish_reason: int, usage: pb.Usage) -> None:
         """Its last delta has come."""
-        describe_response(self.door, of.FINISH_REASONS[finish_reason], of.of_usage(usage))
-        self._end("OK")
+        reason = of.FINISH_REASONS[finish_reason]
+        describe_response(self.door, reason, of.of_usage(usage))
+        if reason == "cancelled":
+            for span in filter(None, (self._attempt, self.door)):
+                fail(span, "CANCELLED")
+        self._end("CANCELLED" if reason == "cancelled" else "OK")
 
     def failed(self, status: pb.Status) -> None:
         for span in filter(None, (self._attempt, self.door)):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from typing import TYPE_CHECKING
 
 from opentelemetry.exporter.prometheus import PrometheusMetricReader
@@ -29,6 +30,7 @@ class PrometheusPage:
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
+        self._one_at_a_time = threading.Lock()
         self._expected: list[HistogramMetricFamily] = []
         self.reader = PrometheusMetricReader(scope_info_enabled=False, registry=self._registry)
 
@@ -49,11 +51,10 @@ class PrometheusPage:
 
     def collect(self) -> Iterator[Metric]:
         """What prometheus_client asks of a collector."""
-        shown = set()
-        for family in self._registry.collect():
-            named = _renamed(family)
-            shown.add(named.name)
-            yield named
+        with self._one_at_a_time:  # the exporter hands all that was collected to whoever asks first
+            families = [_renamed(family) for family in self._registry.collect()]
+        yield from families
+        shown = {family.name for family in families}
         if shown:  # else the SDK is disabled
             yield from (family for family in self._expected if family.name not in shown)
 

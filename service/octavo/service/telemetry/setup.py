@@ -71,7 +71,10 @@ class Telemetry:
         return cls(page, meters, _tracers(resource), stop_listening)
 
     def close(self, patience: float = FLUSH) -> None:
-        """Exports what is left, for at most `patience` seconds; blocks."""
+        """Exports what is left, for at most `patience` seconds.
+
+        Blocks, so call it in a thread: what belongs to the event loop is read there once more.
+        """
         self._stop_listening()
         thread = threading.Thread(target=self._shut_down, name="telemetry-flush", daemon=True)
         thread.start()
