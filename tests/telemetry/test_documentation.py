@@ -50,7 +50,8 @@ def documented_attributes() -> set[str]:
 def attributes_in_code() -> set[str]:
     pattern = r'"((?:gen_ai|octavo|rpc|http|url|client|server|error|user_agent|network)\.[a-z_.]+)"'
     files = ("attributes", "tracing", "engine_spans", "rpc", "http", "passage")
-    found = {name for file in files for name in re.findall(pattern, (PACKAGE / f"{file}.py").read_text())}
+    sources = [*(PACKAGE / f"{file}.py" for file in files), PACKAGE.parent / "openai/completions.py"]
+    found = {name for source in sources for name in re.findall(pattern, source.read_text())}
     return (found | set(SAMPLING.values())) - {"octavo."}
 
 

@@ -103,6 +103,7 @@ async def test_http_is_traced_alike(pod: World, collector: Collector, caller: Ca
     assert door.attributes["http.request.method"] == "POST"
     assert door.attributes["http.route"] == "/v1/chat/completions"
     assert door.attributes["http.response.status_code"] == 200
+    assert door.attributes["gen_ai.response.id"] == answer.json()["id"]
     assert door.attributes["gen_ai.usage.output_tokens"] == 4
     assert door.attributes["server.address"] == "127.0.0.1"
 

@@ -7,6 +7,8 @@ from collections import defaultdict
 from contextlib import aclosing
 from typing import TYPE_CHECKING
 
+from opentelemetry import trace
+
 from octavo.engine import OctavoError
 from octavo.service.backend import Origin
 from octavo.service.openai.answers import CHAT, COMPLETION, Answer, ChoiceWriter, CollectedChoice, Shape
@@ -57,6 +59,7 @@ class Completions:
             usage=bool(request.options.include_usage),
             continuous_usage=bool(request.options.continuous_usage_stats),
         )
+        trace.get_current_span().set_attribute("gen_ai.response.id", shape.prefix + answer.id)
         session = exchange.headers.get("x-session-id") or request.session
         origin = Origin(session, context_of(exchange.headers))
         if request.stream:
