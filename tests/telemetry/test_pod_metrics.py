@@ -14,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from octavo.v1 import inference_pb2 as pb
 from tests.service.conftest import ENDLESS, Serving, World, collect
 from tests.telemetry.collector import Collector, values
+from tests.telemetry.conftest import Caller
 
 TEN = pb.SamplingParams(temperature=0, ignore_eos=True, max_tokens=10)
 PROMPT = list(range(10, 50))  # 40 tokens: two full blocks and a half
@@ -120,3 +121,17 @@ async def test_the_same_goes_out_by_otlp(collector: Collector, serving: Serving)
     assert latency.count == 9
     assert list(latency.explicit_bounds)[:3] == [0.01, 0.025, 0.05]
     assert collector.metrics["octavo-engine"]["octavo.inter_token_latency"].unit == "s"
+
+
+async def test_a_traced_request_is_an_exemplar_of_its_histograms(
+    collector: Collector, serving: Serving, caller: Caller
+) -> None:
+    pod = await serving(served_name="tiny")
+    await collect(pod.inference.Generate(request(), metadata=caller.metadata))
+
+    def exemplars(_: Collector) -> set[str]:
+        metric = collector.metrics.get("octavo-engine", {}).get("octavo.e2e_request_latency")
+        points = metric.histogram.data_points if metric is not None else ()
+        return {exemplar.trace_id.hex() for point in points for exemplar in point.exemplars}
+
+    assert await collector.until(exemplars) == {caller.trace_id}
