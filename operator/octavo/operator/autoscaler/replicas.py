@@ -10,7 +10,7 @@ from octavo.operator.autoscaler.census import ROUNDING, Census
 from octavo.operator.autoscaler.decision import Decision, Signal
 from octavo.operator.autoscaler.idleness import idleness, someone_is_silent
 from octavo.operator.autoscaler.memory import timestamp
-from octavo.operator.autoscaler.signals import arrivals, kv_utilization, waiting_tokens
+from octavo.operator.autoscaler.signals import arrivals, kv_utilization, waiting_target, waiting_tokens
 from octavo.operator.autoscaler.stabilization import (
     GROWTH_FACTOR,
     GROWTH_PERIOD,
@@ -41,7 +41,7 @@ def decide(policy: Policy, observation: Observation, memory: Memory) -> Decision
         memory,
         idle=idleness(observation, memory.idle),
         sizes=memory.sizes.having(observation.replicas, observation.now, GROWTH_PERIOD),
-        traffic=memory.traffic.after(observation),
+        traffic=memory.traffic.after(observation, waiting_target(policy, memory.traffic)),
     )
     census = Census.of(observation)
     signals = (
@@ -89,7 +89,7 @@ def _from_zero(policy: Policy, observation: Observation, memory: Memory) -> Answ
             return Answer(policy.min_replicas, "TooFewReplicas", "no pods", "TooFewReplicas")
         return Answer(0, "Idle", _idle(policy, memory))
     tokens = requests * memory.traffic.prompt_tokens
-    needed = max(1, ceil(tokens / policy.target_waiting_tokens - ROUNDING))
+    needed = max(1, ceil(tokens / waiting_target(policy, memory.traffic) - ROUNDING))
     why = f"{requests} requests of about {tokens:.0f} tokens wait at gateways"
     return _bounded(policy, observation, memory, Answer(needed, "Demand", why), needed)
 

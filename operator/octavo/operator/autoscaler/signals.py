@@ -39,12 +39,17 @@ def waiting_tokens(policy: Policy, observation: Observation, census: Census, tra
     in_pods = sum(load.waiting_tokens for load in census.loads)
     at_gateways = observation.requests_at_gateways
     value = in_pods + at_gateways * traffic.prompt_tokens
-    target = policy.target_waiting_tokens
-    text = f"{value:.0f} waiting tokens over {pods(census.known)}, target {target} a pod"
+    target = waiting_target(policy, traffic)
+    text = f"{value:.0f} waiting tokens over {pods(census.known)}, target {target:.0f} a pod"
     if at_gateways:
         text += f" ({at_gateways} requests at gateways, taken for {traffic.prompt_tokens:.0f} tokens each)"
     replicas = census.replicas_for(value, target, observation.replicas, policy.tolerance)
     return Signal("WaitingTokens", value, target, replicas, text)
+
+
+def waiting_target(policy: Policy, traffic: Traffic) -> float:
+    """Tokens that may wait per pod: never fewer than one request has, or a single one would ask for many."""
+    return max(policy.target_waiting_tokens, traffic.prompt_tokens)
 
 
 def arrivals(policy: Policy, observation: Observation, census: Census, traffic: Traffic) -> Signal:

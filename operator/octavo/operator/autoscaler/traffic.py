@@ -26,7 +26,8 @@ SHORTEST_SLICE = 1.0
 QUEUED_FOR = 5.0
 """A pod in which something waited at every look for this many seconds..."""
 QUEUED_WORK = 1.0
-"""...and whose queue is at least this many seconds of its work, does as much as it can."""
+"""...and whose queue is at least this many seconds of its work, or as long as the policy allows, does as much
+as it can."""
 LARGEST_BACKLOG_FACTOR = 4.0
 """Arrivals are taken for at most this many times of what is begun."""
 MEMORY_OF_CAPACITY = 60.0
@@ -114,14 +115,14 @@ class Seen:
     saturated: bool = False
     """It does as much as it can."""
 
-    def next(self, load: Load, at: float) -> Seen:
+    def next(self, load: Load, at: float, long_queue: float) -> Seen:
         if not (load.waiting and load.waiting_tokens):
             return Seen(load, at)
         if self.queued_since is None or restarted(self.load, load):
             return Seen(load, at, queued_since=at, queued_from=load)
         seconds = at - self.queued_since
         rate = max(0.0, Work.between(self.queued_from, load).begun) / seconds
-        saturated = seconds >= QUEUED_FOR and load.waiting_tokens >= rate * QUEUED_WORK
+        saturated = seconds >= QUEUED_FOR and load.waiting_tokens >= min(rate * QUEUED_WORK, long_queue)
         return Seen(load, at, self.queued_since, self.queued_from, saturated)
 
 
@@ -186,14 +187,17 @@ class Traffic:
             return None
         return self.capacity.per_second if similar(rate, self.capacity.work) else None
 
-    def after(self, observation: Observation) -> Traffic:
-        """The traffic with one more look at the pods; a second look at the same moment adds nothing."""
+    def after(self, observation: Observation, long_queue: float) -> Traffic:
+        """The traffic with one more look at the pods; a second look at the same moment adds nothing.
+
+        `long_queue`: tokens in a pod's queue that the policy calls too many.
+        """
         now = observation.now
         since = now - self.seen_at if self.seen_at is not None else 0.0
         if since < 0:
             # The clock was set back: what was seen can't be placed in time any longer.
-            return replace(self, seen_at=None, seen={}, slices=()).after(observation)
-        look = Look(self, now, since)
+            return replace(self, seen_at=None, seen={}, slices=()).after(observation, long_queue)
+        look = Look(self, now, since, long_queue)
         for pod in observation.pods:
             look.at_pod(pod)
         traffic = replace(
@@ -233,10 +237,11 @@ class Traffic:
 class Look:
     """Adds up one look at the pods, each compared with the look before."""
 
-    def __init__(self, before: Traffic, now: float, since: float) -> None:
+    def __init__(self, before: Traffic, now: float, since: float, long_queue: float) -> None:
         self.before = before
         self.now = now
         self.since = since
+        self.long_queue = long_queue
         self.seen: dict[str, Seen] = {}
         self.pods = 0
         self.work = Work()
@@ -253,7 +258,7 @@ class Look:
         self.tokens += load.total_prompt_tokens
         at = self.now - pod.load_age
         if before is None:
-            self.seen[pod.name] = Seen(load, at).next(load, at)
+            self.seen[pod.name] = Seen(load, at).next(load, at, self.long_queue)
             return
         self.pods += 1
         seconds = at - before.at
@@ -263,7 +268,7 @@ class Look:
         # After a gap only the latest part of the work belongs to this look.
         share = min(1.0, max(self.since, STALE_AFTER) / seconds)
         self.work += Work.between(before.load, load) * share
-        after = self.seen[pod.name] = before.next(load, at)
+        after = self.seen[pod.name] = before.next(load, at, self.long_queue)
         if after.saturated:
             self._learn(before, after)
 
