@@ -61,6 +61,52 @@ async def test_the_load_comes_at_once_and_after_every_interval(world: World) -> 
     watch.cancel()
 
 
+async def test_the_load_keeps_coming_while_a_step_takes_long(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = world.engine._engine._runner
+    compute = runner.run
+
+    def slow(batch: object) -> object:
+        time.sleep(0.5)
+        return compute(batch)
+
+    monkeypatch.setattr(runner, "run", slow)
+    call = world.inference.Generate(pb.GenerateRequest(prompt=as_prompt("Hello"), sampling=GREEDY))
+    watch = world.cluster.WatchLoad(engine_pb2.WatchLoadRequest(interval=milliseconds(20)))
+    began = time.monotonic()
+    loads = [(await watch.read()).load for _ in range(10)]
+    assert time.monotonic() - began < 0.5
+    assert loads[-1].waiting_tokens > 0, "what the step does not know of yet"
+    assert (loads[-1].total_requests, loads[-1].total_finished_requests) == (1, 0)
+    call.cancel()
+    watch.cancel()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_an_engine_that_fails_ends_load_and_sessions_and_turns_health_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: object) -> None:
+        raise RuntimeError("the device is gone")
+
+    health = health_pb2_grpc.HealthStub(world.channel)
+    watch_health = health.Watch(health_pb2.HealthCheckRequest(service="octavo.v1.Engine"))
+    assert (await watch_health.read()).status == SERVING
+    watch = world.cluster.WatchLoad(engine_pb2.WatchLoadRequest(interval=milliseconds(60_000)))
+    await watch.read()
+    session = world.session()
+    await session.call.wait_for_connection()
+    monkeypatch.setattr(world.engine._engine._runner, "run", fail)
+    began = time.monotonic()
+    assert (await refused_late(world)).code() == grpc.StatusCode.UNAVAILABLE
+    assert (await watch_health.read()).status == NOT_SERVING
+    for call in (watch, session.call):
+        assert await call.code() == grpc.StatusCode.UNAVAILABLE
+    assert time.monotonic() - began < 2
+    watch_health.cancel()
+
+
 @pytest.mark.parametrize("interval", [0, 9, -500])
 async def test_an_interval_under_10_ms_is_refused(world: World, interval: int) -> None:
     request = engine_pb2.WatchLoadRequest(interval=milliseconds(interval))
