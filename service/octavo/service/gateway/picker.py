@@ -119,6 +119,18 @@ class Picker:
         self._place(best, now)
         return Choice(best.address, scores, num_candidates, pending)
 
+    def take(self, address: str, query: Query, now: float) -> Choice | None:
+        """One pod, whatever the scores say; None if it takes no requests. Charges it with the request."""
+        entry = self._entries.get(address)
+        if entry is None:
+            return None
+        scores = load_scores(entry.view(now))
+        scores[SESSION_AFFINITY] = 1.0
+        scores["total"] = entry.score + self._gain(1.0)
+        pending = entry.pend(now, max(1, query.prompt_tokens))
+        self._place(entry, now)
+        return Choice(address, scores, 1, pending)
+
     def done(self, choice: Choice, now: float) -> None:
         """The request has ended, in whatever way; its pod is no longer charged with it."""
         entry = choice.pending.entry

@@ -118,6 +118,8 @@ class Pod:
 
     def failed(self) -> None:
         """A request could not be served there: it gets none for a while."""
+        if self._clock() < self._ejected_until:
+            return  # many streams break at once; that is one failure
         pause = self._settings.first_ejection * 2**self._failures
         self._failures += 1
         self._ejected_until = self._clock() + min(pause, self._settings.longest_ejection)

@@ -80,6 +80,11 @@ class Pool:
         """Requests that wait because no pod can take them."""
         return len(self._waiters)
 
+    @property
+    def waking(self) -> bool:
+        """Whether the model has no pod that was ever ready, but pods come when requests wait for one."""
+        return self._route.waits and all(pod.state is PodState.CONNECTING for pod in self._pods.values())
+
     def set_route(self, route: Route) -> None:
         """From now on these are the pods. One that is gone gets nothing new, and is left when it is idle."""
         self._route = route
@@ -123,12 +128,25 @@ class Pool:
             async with asyncio.timeout(patience):
                 return await waiter
         except TimeoutError:
+            if _has_result(waiter):
+                return waiter.result()  # in the last moment
             raise self._unavailable() from None
+        except asyncio.CancelledError:
+            if _has_result(waiter):
+                waiter.result().done()  # a pod was found, but nobody is left to use it
+            raise
         finally:
-            if waiter.cancelled():
+            if place in self._waiters:
                 self._waiters.remove(place)
                 if not self._waiters:
                     self._demand_changed()
+
+    def take(self, pod: Pod, query: Query) -> Pick | None:
+        """That pod and no other, for a request that goes on from what it holds; None if it takes none."""
+        if self._pods.get(pod.address) is not pod:
+            return None
+        choice = self._picker.take(pod.address, query, self._clock())
+        return None if choice is None else self._picked(choice)
 
     def release(self, pick: Pick, choice: Choice, failed: bool) -> None:
         """Takes a pick back; `Pick.done` calls it."""
@@ -156,8 +174,9 @@ class Pool:
 
     def _try_pick(self, query: Query) -> Pick | None:
         choice = self._picker.pick(query, self._clock())
-        if choice is None:
-            return None
+        return None if choice is None else self._picked(choice)
+
+    def _picked(self, choice: Choice) -> Pick:
         pod = self._pods[choice.address]
         pod.in_flight += 1
         return Pick(self, pod, choice)
@@ -209,6 +228,10 @@ class Pool:
             closing = asyncio.create_task(pod.close())
             self._closing.add(closing)
             closing.add_done_callback(self._closing.discard)
+
+
+def _has_result(waiter: asyncio.Future[Pick]) -> bool:
+    return waiter.done() and not waiter.cancelled() and waiter.exception() is None
 
 
 def _view(pod: Pod) -> PodView:

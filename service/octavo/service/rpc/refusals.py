@@ -10,6 +10,8 @@ from octavo.engine import InvalidRequest, OctavoError, Violation
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from octavo.v1 import inference_pb2 as pb
+
 
 class UnknownModel(InvalidRequest):
     """The request is for a model that this server does not serve."""
@@ -37,6 +39,14 @@ class Unavailable(OctavoError):
     def __init__(self, message: str, retry_after: float) -> None:
         super().__init__(f"{message}; try again in {retry_after:g} s")
         self.retry_after = retry_after
+
+
+class Relayed(OctavoError):
+    """What another server answered, to be passed on unchanged."""
+
+    def __init__(self, status: pb.Status) -> None:
+        super().__init__(status.message)
+        self.status = status
 
 
 @contextmanager

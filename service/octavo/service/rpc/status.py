@@ -13,6 +13,7 @@ from octavo.engine import EngineStopped, InvalidRequest, QueueFull, Violation
 from octavo.service.rpc.refusals import (
     DuplicateRequest,
     NotHeld,
+    Relayed,
     TooManyRequests,
     Unavailable,
     UnknownModel,
@@ -40,6 +41,8 @@ INTERNAL_MESSAGE = "internal error; the server's log tells more"
 
 def status_of(error: Exception) -> pb.Status:
     """Code, message and details. What was not raised on purpose is INTERNAL, and its text stays here."""
+    if isinstance(error, Relayed):
+        return error.status
     code = next((code for kind, code in CODES if isinstance(error, kind)), code_pb2.INTERNAL)
     message = INTERNAL_MESSAGE if code == code_pb2.INTERNAL else str(error)
     return pb.Status(code=code, message=message, details=map(_packed, _details(error)))

@@ -1,0 +1,279 @@
+"""Requests to one of many pods, and on to another one when that is lost: the client's stream goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from dataclasses import dataclass
+from random import Random
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import grpc
+from opentelemetry.context import get_current
+
+from octavo.service.gateway.picker import Query
+from octavo.service.gateway.placement import Placement
+from octavo.service.gateway.pod import PodState
+from octavo.service.gateway.pool import RETRY_SOON
+from octavo.service.gateway.retry import RetryBudget, RetrySettings
+from octavo.service.gateway.upstream import (
+    LOST,
+    ended_when_lost,
+    status_of_call,
+    trouble_of_call,
+    was_lost,
+)
+from octavo.service.rpc.refusals import Relayed, Unavailable
+from octavo.service.telemetry.context import to_metadata
+from octavo.service.telemetry.passage import GatewayTelemetry
+from octavo.service.telemetry.setup import Telemetry
+from octavo.v1 import inference_pb2 as pb
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterator
+
+    from octavo.service.backend import Origin
+    from octavo.service.gateway.directory import Directory
+    from octavo.service.gateway.pod import Pod
+    from octavo.service.gateway.pool import Pool
+    from octavo.service.gateway.upstream import Trouble
+    from octavo.service.telemetry.passage import Passage
+
+log = logging.getLogger(__name__)
+
+GENERATE = "/octavo.v1.Inference/Generate"
+BYTES_PER_TOKEN = 4
+"""Of a prompt, about: good enough for a pick."""
+SEED_BITS = 64
+
+
+class Piece(NamedTuple):
+    """A part of the output: the delta, and a whole GenerateResponse with it as bytes, to be passed on."""
+
+    response: bytes
+    delta: pb.Delta
+
+
+@dataclass(slots=True)
+class Progress:
+    """What the client of one request has been told."""
+
+    token_ids: list[int]
+    cached_prompt_tokens: int | None = None
+    """As the first pod counted them: they tell what the request cost when it began."""
+    moved: bool = False
+
+    @property
+    def begun(self) -> bool:
+        return self.cached_prompt_tokens is not None
+
+    def note(self, delta: pb.Delta) -> bool:
+        """Takes note of a pod's delta, which is to be passed on; whether it had to be changed for that."""
+        self.token_ids.extend(delta.token_ids)
+        cached = delta.usage.cached_prompt_tokens
+        if self.cached_prompt_tokens is None:
+            self.cached_prompt_tokens = cached
+        if not self.moved or cached == self.cached_prompt_tokens:
+            return False
+        delta.usage.cached_prompt_tokens = self.cached_prompt_tokens
+        return True
+
+
+class Router:
+    """A `Backend` over the pods of all models."""
+
+    def __init__(
+        self,
+        directory: Directory,
+        settings: RetrySettings | None = None,
+        random: Random | None = None,
+        telemetry: Telemetry | None = None,
+    ) -> None:
+        """telemetry: of the process; by default one of this router alone."""
+        self.telemetry = GatewayTelemetry(
+            telemetry or Telemetry.start("octavo-gateway"),
+            lambda: [pool.snapshot() for pool in directory.pools()],
+        )
+        self.directory = directory
+        self.settings = settings or RetrySettings()
+        self.budget = RetryBudget(self.settings)
+        self._random = random or Random()
+        self._refusal: Unavailable | None = None
+        self._num_running = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
+
+    def began(self) -> None:
+        """A request begins. Unavailable if none may any longer. Goes with `ended`."""
+        if self._refusal is not None:
+            raise self._refusal
+        self._num_running += 1
+        self._idle.clear()
+
+    def ended(self) -> None:
+        self._num_running -= 1
+        if not self._num_running:
+            self._idle.set()
+
+    async def drain(self, grace: float) -> None:
+        """Refuses new requests from now on, and gives running ones `grace` seconds."""
+        self._refusal = Unavailable("the gateway is draining", RETRY_SOON)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._idle.wait(), grace)
+
+    @property
+    def draining(self) -> bool:
+        return self._refusal is not None
+
+    @contextlib.contextmanager
+    def _request(self) -> Iterator[None]:
+        self.began()
+        try:
+            yield
+        finally:
+            self.ended()
+
+    def placement(self, pool: Pool, query: Query, passage: Passage | None = None) -> Placement:
+        return Placement(pool, query, self.settings, self.budget, passage)
+
+    def fix_seed(self, sampling: pb.SamplingParams) -> None:
+        """Chooses the seed where the client leaves it open, so that another pod draws the same tokens."""
+        if not sampling.HasField("seed"):
+            sampling.seed = self._random.getrandbits(SEED_BITS)
+
+    async def generate(self, request: pb.GenerateRequest, origin: Origin) -> AsyncGenerator[pb.Delta]:
+        async with contextlib.aclosing(self.pieces(request, origin)) as pieces:
+            async for piece in pieces:
+                yield piece.delta
+
+    async def pieces(self, request: pb.GenerateRequest, origin: Origin) -> AsyncGenerator[Piece]:
+        """The output of a request, as it is made; closing the generator cancels the request.
+
+        Each piece is handed on before the next one is read: what a pod has told is never lost, and a slow
+        reader slows its own sequence.
+        """
+        pool = self.directory.pool(request.model)
+        with self._request(), self.telemetry.passage(pool.model, request, origin.context) as passage:
+            message = pb.GenerateRequest()
+            message.CopyFrom(request)
+            message.model = ""  # a pod may know its model by another name
+            self.fix_seed(message.sampling)
+            query = Query(session=origin.session, prompt_tokens=prompt_tokens(request.prompt))
+            progress = Progress(list(request.resume.token_ids))
+            placement = self.placement(pool, query, passage)
+            pick = await placement.first()
+            while True:
+                before = len(progress.token_ids)
+                finished = False
+                trouble: Trouble | None = None
+                metadata = to_metadata(passage.arrives(pick.pod.address, before))
+                call = _generate_of(pick.pod)(message, metadata=metadata)
+                try:
+                    with ended_when_lost(call, pick):
+                        read: Callable[[], Any] = call.read
+                        while (response := await read()) is not grpc.aio.EOF:
+                            delta = pb.GenerateResponse.FromString(response).delta
+                            if not progress.begun:
+                                passage.first_output()
+                            if progress.note(delta):
+                                response = pb.GenerateResponse(delta=delta).SerializeToString()
+                            if finished := bool(delta.finish_reason):
+                                passage.finished(delta.finish_reason, delta.usage)
+                            yield Piece(response, delta)
+                    trouble = LOST  # if it has not finished: a pod ends no stream without a reason
+                except grpc.aio.AioRpcError as error:
+                    trouble = trouble_of_call(error)
+                    if trouble is None and not finished:
+                        raise Relayed(status_of_call(error)) from None
+                except asyncio.CancelledError:
+                    if not was_lost(pick):
+                        raise
+                    trouble = LOST
+                finally:
+                    pick.done(failed=not finished and trouble is not None and trouble.failed)
+                if finished or trouble is None:
+                    placement.succeeded()
+                    return
+                told = progress.token_ids
+                log.info("after %d tokens a request leaves %s: %s", len(told), pick.pod.address, trouble)
+                passage.leaves(trouble.reason, trouble.status)
+                pick = await placement.next(
+                    pick.pod.address, trouble, progress=len(told) > before, begun=progress.begun
+                )
+                progress.moved = progress.begun
+                if told:
+                    message.resume.token_ids[:] = told
+
+    async def models(self) -> list[pb.Model]:
+        return [_facts(pool) or pb.Model(name=pool.model) for pool in self.directory.pools()]
+
+    async def model(self, name: str) -> pb.Model:
+        """Of a model without a pod: waits for one, as any request does."""
+        pool = self.directory.pool(name)
+        if (known := _facts(pool)) is not None:
+            return known
+        answer = await self._ask(pool, "GetModel", pb.GetModelRequest())
+        answer.model.name = pool.model
+        return answer.model  # type: ignore[no-any-return]
+
+    async def tokenize(self, request: pb.TokenizeRequest) -> pb.TokenizeResponse:
+        return await self._passed_on("Tokenize", request)  # type: ignore[no-any-return]
+
+    async def detokenize(self, request: pb.DetokenizeRequest) -> pb.DetokenizeResponse:
+        return await self._passed_on("Detokenize", request)  # type: ignore[no-any-return]
+
+    async def _passed_on(self, method: str, request: pb.TokenizeRequest | pb.DetokenizeRequest) -> Any:
+        pool = self.directory.pool(request.model)
+        message = type(request)()
+        message.CopyFrom(request)  # type: ignore[arg-type]
+        message.model = ""
+        return await self._ask(pool, method, message)
+
+    async def _ask(self, pool: Pool, method: str, request: Any) -> Any:
+        """A question that any pod answers alike."""
+        with self._request():
+            placement = self.placement(pool, Query())
+            pick = await placement.first()
+            while True:
+                trouble: Trouble | None = None
+                call = getattr(pick.pod.inference, method)(request, metadata=to_metadata(get_current()))
+                try:
+                    with ended_when_lost(call, pick):
+                        answer = await call
+                    placement.succeeded()
+                    return answer
+                except grpc.aio.AioRpcError as error:
+                    trouble = trouble_of_call(error)
+                    if trouble is None:
+                        raise Relayed(status_of_call(error)) from None
+                except asyncio.CancelledError:
+                    if not was_lost(pick):
+                        raise
+                    trouble = LOST
+                finally:
+                    pick.done(failed=trouble is not None and trouble.failed)
+                pick = await placement.next(pick.pod.address, trouble, progress=False, begun=False)
+
+
+def prompt_tokens(prompt: pb.Prompt) -> int:
+    """About how many tokens a prompt has."""
+    if prompt.HasField("token_ids"):
+        return len(prompt.token_ids.ids)
+    return prompt.ByteSize() // BYTES_PER_TOKEN
+
+
+def _generate_of(pod: Pod) -> Any:
+    """`Generate` of a pod, its responses as they are on the wire: they are passed on as they came."""
+    return pod.channel.unary_stream(GENERATE, request_serializer=pb.GenerateRequest.SerializeToString)
+
+
+def _facts(pool: Pool) -> pb.Model | None:
+    """What a pod that takes requests has told about the model, under the name that requests give it."""
+    for pod in pool.pods:
+        if pod.state is PodState.SERVING and pod.model is not None:
+            facts = pb.Model()
+            facts.CopyFrom(pod.model)
+            facts.name = pool.model
+            return facts
+    return None

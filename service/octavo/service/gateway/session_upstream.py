@@ -1,0 +1,134 @@
+"""A session of a pod on behalf of one of the gateway's: what a client has under way and held there."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from typing import TYPE_CHECKING, Any
+
+import grpc
+
+from octavo.service.gateway.upstream import (
+    LOST,
+    Trouble,
+    ended_when_lost,
+    status_of_call,
+    trouble_of,
+    trouble_of_call,
+    was_lost,
+)
+from octavo.service.rpc.refusals import Relayed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from octavo.service.gateway.pool import Pick
+    from octavo.service.gateway.session_turn import Turn
+    from octavo.v1 import inference_pb2 as pb
+
+
+class Left(Exception):
+    """A pod cannot do its part, because of `trouble`."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(str(trouble))
+        self.trouble = trouble
+
+
+class Upstream:
+    """One stream to one pod. What it says about a turn goes to `deliver`; `ended` hears of its end.
+
+    Ids are our own and never used twice, so that what a pod still says about a request that has left it
+    goes nowhere.
+    """
+
+    def __init__(
+        self,
+        pick: Pick,
+        deliver: Callable[[Turn, pb.SessionResponse], Awaitable[None]],
+        ended: Callable[[Upstream, Trouble], Awaitable[None]],
+        metadata: list[tuple[str, str]],
+    ) -> None:
+        self.pod = pick.pod
+        self.open = True
+        self.turns: dict[str, Turn] = {}
+        """Those that run or are held there, by their ids there."""
+        self._lost = pick
+        self._deliver = deliver
+        self._ended = ended
+        self._call: Any = pick.pod.inference.Session(metadata=metadata)
+        self._keys = map(str, itertools.count(1))
+        self._writing = asyncio.Lock()
+        self._replays: dict[str, asyncio.Future[None]] = {}
+
+    def new_key(self) -> str:
+        return next(self._keys)
+
+    async def send(self, request: pb.SessionRequest) -> None:
+        """If the stream has broken, nothing happens: the reader finds out."""
+        async with self._writing:
+            try:
+                await self._call.write(request)
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                return
+            except asyncio.CancelledError:
+                if not was_lost(self._lost):
+                    raise
+
+    async def hold(self, turn: Turn) -> tuple[str, bool]:
+        """The key of a finished turn that is held there, made so if need be; whether the client has it so.
+
+        Replays all requests that it goes on from, as they ended (`Resumption.finish_reason`). Left, Relayed.
+        """
+        if turn.home is self:
+            return turn.key, True
+        parent_key, keep = "", False
+        if turn.parent is not None:
+            parent_key, keep = await self.hold(turn.parent)
+        key = self.new_key()
+        done = self._replays[key] = asyncio.get_running_loop().create_future()
+        try:
+            if not self.open:
+                raise Left(LOST)
+            await self.send(turn.replay(key, parent_key, keep_parent=keep))
+            await done
+        finally:
+            del self._replays[key]
+        return key, False
+
+    async def run(self) -> None:
+        """Reads until the stream ends; `close` ends it without a word."""
+        trouble = LOST
+        try:
+            with ended_when_lost(self._call, self._lost):
+                while (response := await self._call.read()) is not grpc.aio.EOF:
+                    await self._take(response)
+        except grpc.aio.AioRpcError as error:
+            # What ends a whole session says nothing about one of its requests: let another pod see.
+            trouble = trouble_of_call(error) or Trouble(True, False, status_of_call(error))
+        except asyncio.CancelledError:
+            if not was_lost(self._lost):
+                raise
+        finally:
+            self.open = False
+        for replay in self._replays.values():
+            if not replay.done():
+                replay.set_exception(Left(trouble))
+        await self._ended(self, trouble)
+
+    def close(self) -> None:
+        """Ends the stream, and so all that runs or is held there."""
+        self.open = False
+        self._call.cancel()
+
+    async def _take(self, response: pb.SessionResponse) -> None:
+        if (turn := self.turns.get(response.request_id)) is not None:
+            await self._deliver(turn, response)
+        elif (replay := self._replays.get(response.request_id)) is not None and not replay.done():
+            match response.WhichOneof("event"):
+                case "delta" if response.delta.finish_reason:
+                    replay.set_result(None)
+                case "rejected" | "failed" as event:
+                    status: pb.Status = getattr(response, event)
+                    trouble = trouble_of(status)
+                    replay.set_exception(Left(trouble) if trouble is not None else Relayed(status))
