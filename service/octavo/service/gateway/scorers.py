@@ -88,7 +88,7 @@ LOAD_SCORERS: Mapping[str, Callable[[PodView], float]] = MappingProxyType(
 )
 SESSION_AFFINITY = "sessionAffinity"
 DEFAULT_WEIGHTS: Mapping[str, float] = MappingProxyType(
-    {"kvUtilization": 1.0, "waitingTokens": 2.0, "runningRequests": 1.0, SESSION_AFFINITY: 1.0}
+    {"kvUtilization": 2.0, "waitingTokens": 1.0, "runningRequests": 2.0, SESSION_AFFINITY: 2.0}
 )
 
 
