@@ -158,6 +158,8 @@ class Pod:
             return f"no report for {self._settings.hang_timeout:g} s"
         except grpc.aio.AioRpcError as error:
             return f"{error.code().name}: {error.details()}"
+        except grpc.aio.BaseError as error:  # the channel itself has failed
+            return str(error)
 
     def _report(self, load: engine_pb2.Load) -> None:
         if self.lost.is_set():
