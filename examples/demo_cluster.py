@@ -221,10 +221,7 @@ async def scale(address: str) -> None:
 
 
 def picture(told: Snapshot, model: dict[str, Any], tally: Tally, history: list[tuple[float, int]]) -> Table:
-    status = model.get("status", {})
-    reason = next(
-        (each["message"] for each in status.get("conditions", []) if each["type"] == "ScalingActive"), ""
-    )
+    reason = model.get("status", {}).get("desiredMessage", "")
     grid = Table(
         title=Text(reason, style="dim"), title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0)
     )
