@@ -17,7 +17,7 @@ import socket
 import subprocess
 import sys
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,9 +36,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 ROOT = Path(__file__).parents[1]
-BIN = Path(sys.executable).parent
 NAMESPACE = "octavo-demo"
 RELEASE = "octavo-demo"
+CRD = "inferencemodels.serving.octavo.dev"
 IMAGES = {"engine": "localhost/octavo-engine", "control": "localhost/octavo-control"}
 TAG = "demo"
 VALUES = {
@@ -63,17 +63,17 @@ class DemoFailed(Exception):
 
 
 def main() -> int:
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
     try:
         with ExitStack() as undo:
             demo(undo)
     except KeyboardInterrupt:
-        console.print("\n[yellow]interrupted; all that was made is gone[/yellow]")
+        console.print("[yellow]interrupted[/yellow]")
         return 130
     except DemoFailed as error:
-        console.print(f"[red]✗[/red] {error}", markup=True)
+        console.print(Text.assemble(("✗ ", "red"), str(error)))
         return 1
-    console.print("\n[green]✓[/green] nothing is left on the cluster")
     return 0
 
 
@@ -81,44 +81,36 @@ def demo(undo: ExitStack) -> None:
     check_cluster()
 
     title("The images")
+    build = os.environ.get("BUILD_IMAGE", "true")
     for target, name in IMAGES.items():
-        run(*shlex.split(os.environ.get("BUILD_IMAGE", "true")), f"{name}:{TAG}", target)
+        run(f"{build} {name}:{TAG} {target}")
 
     title("Operator and gateway")
+    there = get(f"crds --field-selector=metadata.name={CRD}")["items"]
+    values = VALUES | ({"crd.install": "false"} if there else {})
     undo.callback(clean_up)
-    values = [f"--set={name}={value}" for name, value in VALUES.items()]
-    run("kubectl", "create", "namespace", NAMESPACE)
-    run(
-        "helm",
-        "install",
-        RELEASE,
-        "charts/octavo",
-        "-n",
-        NAMESPACE,
-        *values,
-        "--wait",
-        "--timeout=3m",
-        quiet=True,
-    )
-    run("kubectl", "get", "pods", "-n", NAMESPACE)
+    run(f"kubectl create namespace {NAMESPACE}")
+    settings = shlex.join(f"--set={name}={value}" for name, value in values.items())
+    run_quietly(f"helm install {RELEASE} charts/octavo -n {NAMESPACE} {settings} --wait --timeout=3m")
+    run(f"kubectl get pods -n {NAMESPACE}")
 
     title("A model")
-    run("kubectl", "apply", "-n", NAMESPACE, "-f", "examples/smollm2.yaml")
-    run("kubectl", "wait", "-n", NAMESPACE, "--for=condition=Ready", "oim/smollm2", "--timeout=4m")
-    run("kubectl", "get", "oim", "-n", NAMESPACE)
+    run(f"kubectl apply -n {NAMESPACE} -f examples/smollm2.yaml")
+    run(f"kubectl wait -n {NAMESPACE} --for=condition=Ready oim/smollm2 --timeout=4m")
+    run(f"kubectl get oim -n {NAMESPACE}")
 
     with gateway() as (grpc, http):
         title("A chat by gRPC")
-        run(str(BIN / "octavo"), "chat", "--server", grpc, "--temperature=0", "--max-tokens=48", QUESTION)
+        run(f"octavo chat --server {grpc} --temperature=0 --max-tokens=48 {shlex.quote(QUESTION)}")
 
         title("The same by the openai package")
-        run(str(BIN / "python"), "examples/openai_chat.py", f"http://{http}/v1", QUESTION)
+        run(f"python examples/openai_chat.py http://{http}/v1 {shlex.quote(QUESTION)}")
 
         title(f"Load: {STREAMS} answers of {TOKENS} tokens at a time")
-        command(BIN / "python", "examples/load.py", grpc, f"--streams={STREAMS}", f"--tokens={TOKENS}")
+        show(f"python examples/load.py {grpc} --streams={STREAMS} --tokens={TOKENS}")
         asyncio.run(scale(grpc))
-    run("kubectl", "get", "oim", "-n", NAMESPACE, "-o", "wide")
-    run("kubectl", "events", "-n", NAMESPACE, "--for=inferencemodel/smollm2")
+    run(f"kubectl get oim -n {NAMESPACE} -o wide")
+    run(f"kubectl events -n {NAMESPACE} --for=inferencemodel/smollm2")
 
 
 def check_cluster() -> None:
@@ -128,12 +120,11 @@ def check_cluster() -> None:
             raise DemoFailed(f"{program} is not installed")
     if subprocess.run(["kubectl", "get", "--raw=/readyz"], capture_output=True, check=False).returncode:
         raise DemoFailed("kubectl reaches no cluster; with kind: kind create cluster")
-    operators = get(
-        "deployments", "-A", "-l", "app.kubernetes.io/name=octavo,app.kubernetes.io/component=operator"
-    )
+    labels = "app.kubernetes.io/name=octavo,app.kubernetes.io/component=operator"
+    operators = get(f"deployments -A -l {labels}")
     for found in operators["items"]:
         raise DemoFailed(f"Octavo is on this cluster already, in namespace {found['metadata']['namespace']}")
-    if get("namespaces", "--field-selector", f"metadata.name={NAMESPACE}")["items"]:
+    if get(f"namespaces --field-selector=metadata.name={NAMESPACE}")["items"]:
         raise DemoFailed(f"namespace {NAMESPACE} exists already; kubectl delete namespace {NAMESPACE}")
     context = subprocess.run(
         ["kubectl", "config", "current-context"], capture_output=True, text=True, check=False
@@ -145,38 +136,28 @@ def clean_up() -> None:
     """All that was made, made undone: the operator last, the resource itself with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a second Ctrl-C would leave things behind
     title("Clean up")
-    run(
-        "kubectl", "delete", "oim", "--all", "-n", NAMESPACE, "--ignore-not-found", "--timeout=1m", must=False
-    )
-    run(
-        "helm",
-        "uninstall",
-        RELEASE,
-        "-n",
-        NAMESPACE,
-        "--ignore-not-found",
-        "--wait",
-        "--timeout=2m",
-        must=False,
-    )
-    run("kubectl", "delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=2m", must=False)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
+    run(f"kubectl delete oim --all -n {NAMESPACE} --ignore-not-found --timeout=1m", must=False)
+    run(f"helm uninstall {RELEASE} -n {NAMESPACE} --ignore-not-found --wait --timeout=2m", must=False)
+    run(f"kubectl delete namespace {NAMESPACE} --ignore-not-found --timeout=2m", must=False)
+    if get(f"namespaces --field-selector=metadata.name={NAMESPACE}")["items"]:
+        raise DemoFailed(f"namespace {NAMESPACE} is left; kubectl delete namespace {NAMESPACE}")
+    console.print("[green]✓[/green] nothing is left on the cluster")
 
 
 @contextmanager
 def gateway() -> Iterator[tuple[str, str]]:
     """Its addresses for gRPC and HTTP: the Service's if that is reached from here, else forwarded ones."""
     name = f"{RELEASE}-gateway"
-    host = get("service", name, "-n", NAMESPACE)["spec"]["clusterIP"]
+    host = get(f"service {name} -n {NAMESPACE}")["spec"]["clusterIP"]
     try:
         socket.create_connection((host, 50051), timeout=1).close()
         yield f"{host}:50051", f"{host}:8000"
         return
     except OSError:
         pass
-    arguments = ["kubectl", "port-forward", "-n", NAMESPACE, f"service/{name}", ":50051", ":8000"]
-    command(*arguments)
-    with started(*arguments, stdout=subprocess.PIPE) as forwarding:
+    line = f"kubectl port-forward -n {NAMESPACE} service/{name} :50051 :8000"
+    show(line)
+    with started(line, stdout=subprocess.PIPE) as forwarding:
         assert forwarding.stdout is not None
         ports: dict[str, str] = {}
         while len(ports) < 2:
@@ -202,7 +183,7 @@ async def scale(address: str) -> None:
                 if not isinstance(told, Snapshot):
                     continue
                 now = time.monotonic() - began
-                model = await asyncio.to_thread(get, "oim", "smollm2", "-n", NAMESPACE)
+                model = await asyncio.to_thread(get, f"oim smollm2 -n {NAMESPACE}")
                 serving = sum(pod.state == "serving" for pod in told.pods)
                 if not history or history[-1][1] != serving:
                     history.append((now, serving))
@@ -243,52 +224,63 @@ def title(text: str) -> None:
     console.print(f"\n[bold]{text}[/bold]")
 
 
-def command(*arguments: object) -> None:
-    shown = shlex.join(str(argument).replace(f"{BIN}/", "") for argument in arguments)
-    console.print(f"[cyan]$[/cyan] {shown}", markup=True)
+def show(line: str) -> None:
+    console.print(Text.assemble(("$ ", "cyan"), line))
 
 
-def run(*arguments: str, must: bool = True) -> None:
+def run(line: str, must: bool = True) -> None:
     """Shows a command and runs it. DemoFailed if it fails and must not."""
-    command(*arguments)
-    with started(*arguments) as process:
+    show(line)
+    with started(line) as process:
         code = process.wait()
     if code and must:
-        raise DemoFailed(f"{arguments[0]} failed with exit code {code}")
+        raise DemoFailed(f"{line.split()[0]} failed with exit code {code}")
 
 
-def run_quietly(*arguments: str) -> None:
+def run_quietly(line: str) -> None:
     """The same, but shows the pods' states meanwhile instead of what it says. DemoFailed if it fails."""
-    command(*arguments)
+    show(line)
     with (
-        started(*arguments, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process,
+        started(line, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as process,
         console.status("…") as status,
     ):
         while process.poll() is None:
-            pods = get("pods", "-n", NAMESPACE)["items"]
-            phases = (f"{pod['metadata']['name']} {pod['status'].get('phase', '')}" for pod in pods)
-            status.update(", ".join(phases) or "…")
+            with suppress(DemoFailed):
+                pods = get(f"pods -n {NAMESPACE}")["items"]
+                phases = (f"{pod['metadata']['name']} {pod['status'].get('phase', '')}" for pod in pods)
+                status.update(", ".join(phases) or "…")
             time.sleep(0.5)
         assert process.stdout is not None
         said = process.stdout.read()
     if process.returncode:
-        raise DemoFailed(f"{arguments[0]} failed: {said}")
+        raise DemoFailed(f"{line.split()[0]} failed: {said}")
 
 
 @contextmanager
-def started(*arguments: str, **pipes: int) -> Iterator[subprocess.Popen[str]]:
+def started(
+    line: str, stdout: int | None = None, stderr: int | None = None
+) -> Iterator[subprocess.Popen[str]]:
     """A process in a session of its own, so that Ctrl-C is the demo's, which undoes what was begun."""
-    with subprocess.Popen(arguments, cwd=ROOT, start_new_session=True, text=True, **pipes) as process:
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # octavo and python are this environment's
+    with subprocess.Popen(
+        shlex.split(line),
+        cwd=ROOT,
+        env=os.environ | {"PATH": path},
+        start_new_session=True,
+        text=True,
+        stdout=stdout,
+        stderr=stderr,
+    ) as process:
         try:
             yield process
         finally:
             process.terminate()
 
 
-def get(*what: str) -> dict[str, Any]:
-    done = subprocess.run(
-        ["kubectl", "get", *what, "-o", "json"], capture_output=True, text=True, check=False
-    )
+def get(what: str) -> dict[str, Any]:
+    """What `kubectl get` finds. DemoFailed."""
+    command = ["kubectl", "get", *what.split(), "-o", "json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise DemoFailed(done.stderr.strip())
     found: dict[str, Any] = json.loads(done.stdout)
