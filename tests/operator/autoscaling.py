@@ -41,10 +41,16 @@ def settled(policy: Policy, observation: Observation, memory: Memory | None = No
     """The decision after the same has been seen for longer than any window."""
     memory = memory or Memory()
     span = max(policy.scale_up_stabilization, policy.scale_down_stabilization) + 1
-    for offset in (0.0, span):
-        decision = decide(policy, later(observation, offset), memory)
-        memory = decision.memory
-    return decision
+    return watched(policy, observation, memory, span)
+
+
+def watched(policy: Policy, observation: Observation, memory: Memory, seconds: float) -> Decision:
+    """The last decision, after the same was seen every minute from now until `seconds` later."""
+    offset = 0.0
+    while offset < seconds:
+        memory = decide(policy, later(observation, offset), memory).memory
+        offset += 60
+    return decide(policy, later(observation, seconds), memory)
 
 
 def later(observation: Observation, seconds: float) -> Observation:

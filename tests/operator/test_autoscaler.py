@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from octavo.operator.autoscaler import Demand, Load, Memory, Observation, Pod, Policy, decide, deletion_costs
-from tests.operator.autoscaling import NOW, later, pod, seen, settled, silent, unready
+from tests.operator.autoscaling import NOW, later, pod, seen, settled, silent, unready, watched
 
 POLICY = Policy(min_replicas=1, max_replicas=10, target_kv_utilization=0.7, target_waiting_tokens=1000)
 TO_ZERO = replace(POLICY, min_replicas=0, scale_to_zero_after=600)
@@ -89,21 +89,31 @@ class TestStabilization:
     def test_one_high_recommendation_holds_the_pods_for_the_window(self) -> None:
         full, empty = seen([pod(name, 70) for name in "abcd"]), seen([pod(name, 0) for name in "abcd"])
         memory = decide(POLICY, full, Memory()).memory
-        for seconds, replicas, reason in (
-            (1, 4, "Stabilizing"),
-            (299, 4, "Stabilizing"),
-            (301, 1, "LoadBelowTarget"),
-        ):
+        for seconds in range(1, 300, 60):
             decision = decide(POLICY, later(empty, seconds), memory)
             memory = decision.memory
-            assert (decision.replicas, decision.reason) == (replicas, reason)
+            assert (decision.replicas, decision.reason) == (4, "Stabilizing")
+        decision = decide(POLICY, later(empty, 300), memory)
+        assert (decision.replicas, decision.reason) == (1, "LoadBelowTarget")
 
     def test_an_operator_that_has_just_started_shrinks_nothing_before_a_window_has_passed(self) -> None:
         empty = seen([pod(name, 0) for name in "abcd"])
         first = decide(POLICY, empty, Memory())
         assert (first.replicas, first.limited) == (4, "Stabilizing")
-        assert decide(POLICY, later(empty, 299), first.memory).replicas == 4
-        assert decide(POLICY, later(empty, 301), first.memory).replicas == 1
+        assert watched(POLICY, empty, Memory(), 299).replicas == 4
+        assert watched(POLICY, empty, Memory(), 300).replicas == 1
+
+    def test_nor_does_one_that_has_not_looked_for_long(self) -> None:
+        empty = seen([pod(name, 0) for name in "abcd"])
+        memory = decide(POLICY, empty, Memory()).memory
+        decision = decide(POLICY, later(empty, 3600), memory)
+        assert decision.replicas == 4
+        assert watched(POLICY, later(empty, 3600), decision.memory, 300).replicas == 1
+
+    def test_nor_does_one_that_has_just_woken_the_model(self) -> None:
+        memory = decide(TO_ZERO, seen([], waiting_at_gateway=5), Memory()).memory
+        served = seen([pod(name, 0, running=1) for name in "abc"])
+        assert decide(TO_ZERO, later(served, 20), memory).replicas == 3
 
     def test_the_up_window_waits_until_the_load_has_lasted(self) -> None:
         policy = replace(POLICY, scale_up_stabilization=30)
@@ -114,9 +124,9 @@ class TestStabilization:
         assert decide(policy, later(full, 31), decision.memory).replicas == 2
 
     def test_a_shrinking_stops_at_the_most_of_the_window(self) -> None:
-        memory = decide(POLICY, seen([pod(name, 35) for name in "abcd"]), Memory()).memory
-        memory = decide(POLICY, later(seen([pod(name, 35) for name in "abcd"]), 250), memory).memory
-        decision = decide(POLICY, later(seen([pod(name, 0) for name in "abcd"]), 350), memory)
+        half = seen([pod(name, 35) for name in "abcd"])
+        memory = watched(POLICY, half, Memory(), 250).memory
+        decision = decide(POLICY, later(seen([pod(name, 0) for name in "abcd"]), 300), memory)
         assert (decision.replicas, decision.limited) == (2, "Stabilizing")
 
     def test_growth_is_at_most_four_pods_or_twofold_in_15_seconds(self) -> None:
@@ -163,8 +173,7 @@ class TestBounds:
 class TestZero:
     def test_an_idle_model_goes_to_zero_after_its_time_and_not_before(self) -> None:
         idle = seen([pod("a"), pod("b")])
-        memory = decide(TO_ZERO, idle, Memory()).memory
-        before = decide(TO_ZERO, later(idle, 599), memory)
+        before = watched(TO_ZERO, idle, Memory(), 599)
         assert before.replicas == 1
         after = decide(TO_ZERO, later(idle, 600), before.memory)
         assert (after.replicas, after.reason) == (0, "Idle")

@@ -15,6 +15,7 @@ from octavo.operator.autoscaler.stabilization import (
     GROWTH_FACTOR,
     GROWTH_PERIOD,
     GROWTH_PODS,
+    Timeline,
     growth_limit,
     stabilize,
 )
@@ -37,6 +38,11 @@ def decide(policy: Policy, observation: Observation, memory: Memory) -> Decision
     Call it every few seconds with the memory of the decision before. The same observation twice changes
     nothing.
     """
+    seen_at = memory.traffic.seen_at
+    if seen_at is None or observation.now - seen_at > LONGEST_ABSENCE:
+        # Nothing is known of the time since, but that it led to this: a new window begins.
+        past = Timeline().having(observation.replicas, observation.now, LONGEST_ABSENCE)
+        memory = replace(memory, recommendations=past)
     memory = replace(
         memory,
         idle=idleness(observation, memory.idle),
@@ -51,6 +57,8 @@ def decide(policy: Policy, observation: Observation, memory: Memory) -> Decision
     )
     if observation.replicas == 0:
         answer = _from_zero(policy, observation, memory)
+        past = Timeline().having(answer.replicas, observation.now, LONGEST_ABSENCE)
+        memory = replace(memory, recommendations=past)
     elif _has_idled(policy, observation, memory):
         answer = Answer(0, "Idle", _idle(policy, memory))
     else:
@@ -62,6 +70,10 @@ def decide(policy: Policy, observation: Observation, memory: Memory) -> Decision
         memory = replace(memory, last_scale=observation.now)
     message = answer.message(observation.replicas)
     return Decision(answer.replicas, answer.reason, message, memory, signals, answer.limited)
+
+
+LONGEST_ABSENCE = 60.0
+"""An operator that has not looked for more seconds, or is new, shrinks nothing before a window has passed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +146,6 @@ def _within_limits(
     up, down = policy.scale_up_stabilization, policy.scale_down_stabilization
     recommended = _clamp(policy, wish.replicas)
     past = memory.recommendations
-    if not past.last:
-        # An operator that has just started knows nothing of the past but that it led to this.
-        past = past.having(current, now, max(up, down))
     stable = stabilize(past, recommended, current, up=up, down=down, now=now)
     memory = replace(memory, recommendations=past.having(recommended, now, max(up, down)))
     return _bounded(policy, observation, memory, wish, stable), memory

@@ -29,12 +29,12 @@ class Timeline:
     def having(self, value: int, now: float, keep: float) -> Timeline:
         """The timeline with `value` at `now`, and nothing older than `keep` seconds."""
         # A time to come is from before the clock was set back.
-        last = {value: min(time, now) for value, time in self.last.items() if time > now - keep}
-        return Timeline({**last, value: now})
+        last = {value: min(time, now) for value, time in self.last.items()}
+        return Timeline({**{old: time for old, time in last.items() if time > now - keep}, value: now})
 
     def within(self, seconds: float, now: float) -> list[int]:
         """The values that it had in the last `seconds`."""
-        return [value for value, time in self.last.items() if time > now - seconds]
+        return [value for value, time in self.last.items() if min(time, now) > now - seconds]
 
 
 def stabilize(
