@@ -184,6 +184,8 @@ class Pool:
     def _pod_changed(self, pod: Pod) -> None:
         if pod in self._leaving:
             self._leave_if_idle(pod)
+        elif self._pods.get(pod.address) is not pod:
+            return  # the last word of one that is being closed
         elif pod.state is PodState.SERVING:
             self._picker.report(pod.address, _view(pod), pod.reported_at)
             self._serve_waiters()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 
 ENDPOINT = re.compile(
-    r"(?:(?P<model>[^=]+)=)?(?P<address>(?:\[[0-9a-fA-F:.%\w]+\]|[^:\[\]\s]+):(?P<port>\d{1,5}))"
+    r"(?:(?P<model>[^=]+)=)?(?P<address>(?:\[[0-9a-fA-F:.%\w]+\]|[^:=\[\]\s]+):(?P<port>\d{1,5}))"
 )
 
 
