@@ -24,6 +24,7 @@ def test_the_rooms_import_only_what_they_may() -> None:
         "from octavo.engine import LLM, AsyncEngine",
         "import octavo.engine.engine, octavo.engine.models.source",
         "import octavo.service.cli",
+        "import octavo.service.gateway.run, octavo.operator.main",
     ],
 )
 def test_torch_and_transformers_are_not_imported_before_a_model_is_loaded(imports: str) -> None:

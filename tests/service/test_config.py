@@ -9,6 +9,7 @@ import pytest
 
 from octavo.engine import ConfigError, EngineConfig
 from octavo.service.config import ENGINE_SETTINGS, SERVER_SETTINGS, ServerConfig, load_config
+from octavo.service.gateway.config import GATEWAY_SETTINGS
 
 
 def test_without_any_source_the_demo_model_is_served_with_defaults() -> None:
@@ -118,6 +119,6 @@ def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
 
 def test_the_documentation_has_every_setting_with_its_help() -> None:
     documentation = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
-    for setting in (*ENGINE_SETTINGS, *SERVER_SETTINGS):
+    for setting in (*ENGINE_SETTINGS, *SERVER_SETTINGS, *GATEWAY_SETTINGS):
         assert f"| `{setting.name}` |" in documentation
         assert f"| {setting.help} |" in documentation

@@ -59,9 +59,7 @@ def main() -> None:
 
     began = time.monotonic()
     messages = [{"role": "user", "content": QUESTION}]
-    answer = json.loads(
-        get("/v1/chat/completions", {"model": model, "messages": messages, "max_tokens": 16})
-    )
+    answer = json.loads(get("/v1/chat/completions", {"model": model, "messages": messages, "max_tokens": 16}))
     text = answer["choices"][0]["message"]["content"]
     assert text, "an empty answer"
     passed(f"chat by HTTP with {model}: {text!r}", began)

@@ -13,6 +13,7 @@ import typer
 from octavo.engine import ConfigError, EngineStopped, ModelError
 from octavo.service.config import CONFIG_VARIABLE, DEFAULT_MODEL, ENGINE_SETTINGS, SERVER_SETTINGS
 from octavo.service.config import SERVER_VARIABLE as ADDRESS_VARIABLE
+from octavo.service.gateway.config import GATEWAY_SETTINGS
 from octavo.service.options import sampling_settings, takes
 
 STARTED = time.monotonic()
@@ -113,6 +114,27 @@ def serve(
 
     flags = engine | server | ({"model": model} if model else {})
     serve_model(flags, config, STARTED)
+
+
+@app.command(epilog=SETTINGS_EPILOG)
+@takes(gateway=GATEWAY_SETTINGS)
+def gateway(config: ConfigFile = None, *, gateway: dict[str, object]) -> None:
+    """Serve many pods at one address, over gRPC and HTTP, until SIGTERM or Ctrl-C.
+
+    Requests go where KV caches are emptiest and queues shortest. A pod that dies, drains or hangs loses none:
+    another one goes on from the last token.
+
+    [dim]Examples:[/dim]
+
+    octavo gateway --pods localhost:50051,localhost:50052
+
+    octavo gateway --pods small=10.0.0.7:50051 --pods large=10.0.0.8:50051
+
+    octavo gateway --kubernetes --host 0.0.0.0
+    """
+    from octavo.service.commands import serve_gateway
+
+    serve_gateway(gateway, config, STARTED)
 
 
 @app.command(epilog=SETTINGS_EPILOG)

@@ -20,5 +20,7 @@ def serve_model(flags: Mapping[str, object], file: Path | None, started: float) 
 
     engine_config, server_config = load_config(flags, os.environ, file)
     logs.configure(server_config.log_level, server_config.log_format)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C while the model loads ends at once
+    # While the model loads, both signals end at once; as a container's first process it would ignore SIGTERM.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, lambda received, _: os._exit(128 + received))
     asyncio.run(serve(engine_config, server_config, started))

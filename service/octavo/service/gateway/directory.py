@@ -47,6 +47,9 @@ class Directory:
         """Whether the source has told its endpoints; before, every model is unavailable."""
         return self._known.is_set()
 
+    async def until_ready(self) -> None:
+        await self._known.wait()
+
     def on_demand_change(self, listener: Callable[[Pool], None]) -> None:
         """Calls `listener` when the first request begins to wait in a pool, and when none waits there."""
         self._listeners.append(listener)

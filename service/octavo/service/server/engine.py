@@ -10,6 +10,7 @@ import grpc
 
 from octavo.engine import EngineStopped, InvalidRequest, Violation
 from octavo.service.rpc.boundary import writer
+from octavo.service.rpc.intervals import interval_of
 from octavo.service.server.responses import load_message
 from octavo.v1 import engine_pb2 as pb
 from octavo.v1.engine_pb2_grpc import EngineServicer
@@ -20,9 +21,6 @@ if TYPE_CHECKING:
     from octavo.engine.async_engine import AsyncEngine
 
 Context = grpc.aio.ServicerContext[Any, Any]
-
-DEFAULT_INTERVAL = 0.5
-SHORTEST_INTERVAL = 0.01
 
 
 class Engine(EngineServicer):
@@ -41,12 +39,7 @@ class Engine(EngineServicer):
         self.stopped = stopped
 
     async def WatchLoad(self, request: pb.WatchLoadRequest, context: Context) -> None:
-        interval = DEFAULT_INTERVAL
-        if request.HasField("interval"):
-            interval = request.interval.ToTimedelta().total_seconds()
-            if interval < SHORTEST_INTERVAL:
-                rule = f"must be at least {SHORTEST_INTERVAL:g} s"
-                raise InvalidRequest(Violation("interval", f"{interval:g} s", rule))
+        interval = interval_of(request)
         write = writer(context)
         while not self.stopped.is_set():
             await write(pb.WatchLoadResponse(load=load_message(self.engine.load())))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import signal
 import time
 from typing import TYPE_CHECKING, Any
 
 from octavo.engine import EngineStopped
 from octavo.service.loading import load
 from octavo.service.server.server import Server
+from octavo.service.signals import first_signal
 
 if TYPE_CHECKING:
     from octavo.engine import EngineConfig
@@ -28,7 +28,7 @@ async def serve(engine_config: EngineConfig, server_config: ServerConfig, starte
     server = Server(server_config, server_config.address)
     # Nobody is served yet, so the loop may stand still meanwhile, and the signals keep their default effect.
     engine = load(engine_config)
-    signalled = _signals()
+    signalled = first_signal()
     await server.start(engine)
     model = engine.model
     log.info(
@@ -56,19 +56,3 @@ async def serve(engine_config: EngineConfig, server_config: ServerConfig, starte
     )
     await server.stop(server_config.grace_period)
     log.info("stopped")
-
-
-def _signals() -> asyncio.Future[signal.Signals]:
-    """The first SIGTERM or SIGINT; the second one has its default effect again."""
-    loop = asyncio.get_running_loop()
-    first: asyncio.Future[signal.Signals] = loop.create_future()
-
-    def receive(received: signal.Signals) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            loop.remove_signal_handler(number)
-            signal.signal(number, signal.SIG_DFL)
-        first.set_result(received)
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, receive, number)
-    return first

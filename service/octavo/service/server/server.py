@@ -10,8 +10,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from octavo.engine import ConfigError
 from octavo.service.rpc.boundary import Boundary
+from octavo.service.rpc.listening import listen, options
 from octavo.service.server.backend import EngineBackend
 from octavo.service.server.engine import Engine
 from octavo.service.server.inference import Inference
@@ -35,24 +35,6 @@ LAST_WORDS = 2.0
 """Seconds for clients to take their last messages once no request runs any longer."""
 
 
-def options(config: ServerConfig) -> list[tuple[str, int]]:
-    return [
-        # Otherwise a second server on the same port starts without a word, and takes half of the calls.
-        ("grpc.so_reuseport", 0),
-        ("grpc.max_receive_message_length", config.max_message_size),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.max_concurrent_streams", 1024),
-        # W3C allows 8 KiB of baggage; gRPC's default is as much for all metadata together.
-        ("grpc.max_metadata_size", 16 * 1024),
-        # A peer that vanished without a word, its machine off or its network cut, is noticed within 30 s.
-        ("grpc.keepalive_time_ms", 20_000),
-        ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.http2.ping_timeout_ms", 10_000),  # in gRPC of today this one counts; its default is a minute
-        ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-        ("grpc.keepalive_permit_without_calls", 1),
-    ]
-
-
 class Server:
     """Listens at once, so that a taken port is found before minutes go into a model; serves after `start`."""
 
@@ -61,18 +43,13 @@ class Server:
         self.config = config
         self._telemetry = Telemetry.start("octavo-engine")
         interceptors = [TracedCalls(self._telemetry.tracer), Boundary()]
-        self._grpc = grpc.aio.server(interceptors=interceptors, options=options(config))
+        self._grpc = grpc.aio.server(interceptors=interceptors, options=options(config.max_message_size))
         self._health = health.aio.HealthServicer()
         self._stopped = asyncio.Event()
         self._drained: asyncio.Task[None] | None = None
         self._failure: asyncio.Task[None] | None = None
         self._engine: AsyncEngine | None = None
-        try:
-            port = self._grpc.add_insecure_port(address)
-        except RuntimeError:
-            rule = "cannot be listened on: it is in use, or no address of this machine"
-            raise ConfigError(f"address {address}: {rule}") from None
-        self.address = address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+        self.address = listen(self._grpc, address)
         self._http: HTTPServer | None = None
         if config.http:
             from octavo.service.openai.server import HTTPServer

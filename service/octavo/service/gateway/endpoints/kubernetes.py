@@ -6,7 +6,7 @@ import asyncio
 import logging
 from dataclasses import dataclass
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from octavo.service.gateway.endpoints.address import host_and_port
 from octavo.service.gateway.endpoints.source import Route
@@ -14,7 +14,7 @@ from octavo.service.gateway.kubernetes.mirror import Mirror
 from octavo.service.gateway.scorers import RoutingPolicy
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator, Mapping, Sequence
 
     from octavo.service.gateway.kubernetes.api import Api, Object
 
@@ -27,6 +27,7 @@ MODEL_LABEL = "serving.octavo.dev/model"
 PORT = "grpc"
 """Name of the port of a pod's gRPC server."""
 
+T = TypeVar("T")
 Key = tuple[str, str]
 """Namespace and name."""
 
@@ -51,33 +52,38 @@ class SliceRecord:
 
 
 class KubernetesSource:
-    """Watches the resources of one namespace, or of all."""
+    """Watches the resources of some namespaces, or of all."""
 
-    def __init__(self, api: Api, namespace: str | None, random: Random | None = None) -> None:
+    def __init__(self, api: Api, namespaces: Sequence[str] = (), random: Random | None = None) -> None:
         self._changed = asyncio.Event()
         self._owners: Mapping[str, Key] = {}
-        scope = f"/namespaces/{namespace}" if namespace else ""
         tell, chance = self._changed.set, random or Random()
-        self._models = Mirror(api, f"{MODELS}{scope}/inferencemodels", read_model, tell, chance)
-        self._slices = Mirror(
-            api, f"{SLICES}{scope}/endpointslices", read_slice, tell, chance, selector=MODEL_LABEL
-        )
+        scopes = [f"/namespaces/{namespace}" for namespace in namespaces] or [""]
+        self._models = [
+            Mirror(api, f"{MODELS}{scope}/inferencemodels", read_model, tell, chance) for scope in scopes
+        ]
+        self._slices = [
+            Mirror(api, f"{SLICES}{scope}/endpointslices", read_slice, tell, chance, selector=MODEL_LABEL)
+            for scope in scopes
+        ]
 
     def resource(self, model: str) -> Key | None:
         """Namespace and name of the InferenceModel that defines a model."""
         return self._owners.get(model)
 
     async def routes(self) -> AsyncIterator[Mapping[str, Route]]:
-        mirrors = [asyncio.create_task(mirror.run()) for mirror in (self._models, self._slices)]
+        watched: tuple[Mirror[Any], ...] = (*self._models, *self._slices)
+        mirrors = [asyncio.create_task(mirror.run()) for mirror in watched]
         told: Mapping[str, Route] | None = None
         try:
             while True:
                 await self._changed.wait()
                 self._changed.clear()
-                if not (self._models.synced and self._slices.synced):
+                if not all(mirror.synced for mirror in watched):
                     continue
-                self._owners = owners(self._models.objects)
-                routes = routes_of(self._owners, self._models.objects, self._slices.objects)
+                models = _merged(self._models)
+                self._owners = owners(models)
+                routes = routes_of(self._owners, models, _merged(self._slices))
                 if routes != told:
                     told = routes
                     yield routes
@@ -85,6 +91,11 @@ class KubernetesSource:
             for mirror in mirrors:
                 mirror.cancel()
             await asyncio.gather(*mirrors, return_exceptions=True)
+
+
+def _merged(mirrors: Sequence[Mirror[T]]) -> dict[Key, T]:
+    """The objects of all namespaces."""
+    return {key: found for mirror in mirrors for key, found in mirror.objects.items()}
 
 
 def owners(models: Mapping[Key, ModelRecord]) -> dict[str, Key]:
