@@ -6,14 +6,16 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+import pytest_asyncio
 
 from tests.cluster.conftest import Fault, Installation, inference_model
 from tests.cluster.kubectl import Kubectl, is_ready, run
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # one loop for the fixtures of the module
 TOKENS = 48
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def model(installation: Installation) -> AsyncIterator[Kubectl]:
     kubectl = Kubectl("octavo-test-faults")
     await run("kubectl", "create", "namespace", kubectl.namespace)

@@ -52,11 +52,6 @@ async def test_the_resource_tells_what_kubectl_shows(installation: Installation,
     status = (await kubectl.get("oim", "shown"))["status"]
     assert status["readyReplicas"] == 1
     assert status["endpoints"]
-    scale = json.loads(
-        await kubectl("get", "--raw", f"{RESOURCE.format(namespace=kubectl.namespace)}/shown/scale")
-    )
-    assert scale["status"]["replicas"] == 1
-    assert scale["status"]["selector"]
 
 
 RESOURCE = "/apis/serving.octavo.dev/v1alpha1/namespaces/{namespace}/inferencemodels"
@@ -109,6 +104,10 @@ async def test_kubectl_scale_takes_over_from_the_autoscaler(
     await kubectl("scale", "oim/manual", "--replicas=2")
     oim = await kubectl.until("oim/manual", lambda oim: oim["status"].get("readyReplicas") == 2, 90)
     assert condition(oim, "ScalingActive")[0] == "False"
+    path = f"{RESOURCE.format(namespace=kubectl.namespace)}/manual/scale"
+    scale = json.loads(await kubectl("get", "--raw", path))
+    assert (scale["spec"]["replicas"], scale["status"]["replicas"]) == (2, 2)
+    assert scale["status"]["selector"]
     await asyncio.sleep(6)  # reconciled several times since
     assert (await kubectl.get("deployment", "manual"))["spec"]["replicas"] == 2
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
+import pytest_asyncio
 
 from tests.cluster.conftest import (
     Installation,
@@ -15,6 +16,7 @@ from tests.cluster.conftest import (
 from tests.cluster.kubectl import Kubectl, is_ready, run
 from tests.cluster.traffic import Doors
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # one loop for the fixtures of the module
 STREAMS, TOKENS = 60, 48
 PODS = {"minReplicas": 3, "maxReplicas": 3}
 SIGNAL = (
@@ -25,7 +27,7 @@ SIGNAL = (
 )
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def fleet(installation: Installation) -> AsyncIterator[Kubectl]:
     """Three pods of one model. Their processes see each other, so that one can be killed from inside."""
     kubectl = Kubectl("octavo-test-fleet")
@@ -37,7 +39,7 @@ async def fleet(installation: Installation) -> AsyncIterator[Kubectl]:
     await run("kubectl", "delete", "namespace", kubectl.namespace, seconds=180)
 
 
-@pytest.fixture(scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def undisturbed(installation: Installation, fleet: Kubectl) -> dict[str, str]:
     async with installation.doors("fleet") as doors:
         traffic = doors.start(STREAMS, TOKENS)

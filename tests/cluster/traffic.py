@@ -15,6 +15,7 @@ from octavo.v1 import gateway_pb2
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1.gateway_pb2_grpc import GatewayStub
 from octavo.v1.inference_pb2_grpc import InferenceStub
+from tests.session import Session
 
 SUBJECTS = (
     "the sea",
@@ -80,37 +81,6 @@ class Traffic:
     @property
     def failures(self) -> list[str]:
         return [f"{s.door} via {s.gateway}: {s.error}" for s in self.streams if s.error or not s.finished]
-
-
-class Session:
-    """The requests of one session, each with the events that are its own."""
-
-    def __init__(self, call: Any) -> None:
-        self._call = call
-        self._events: dict[str, asyncio.Queue[pb.SessionResponse | Exception]] = {}
-        self._reader = asyncio.create_task(self._read())
-
-    async def submit(self, submit: pb.Submit) -> AsyncIterator[pb.SessionResponse]:
-        name = f"request-{len(self._events)}"
-        events = self._events[name] = asyncio.Queue()
-        await self._call.write(pb.SessionRequest(request_id=name, submit=submit))
-        while True:
-            event = await events.get()
-            if isinstance(event, Exception):
-                raise event
-            yield event
-            if event.WhichOneof("event") == "delta" and event.delta.finish_reason:
-                return
-
-    async def _read(self) -> None:
-        end: Exception = ConnectionError("the session has ended")
-        try:
-            async for event in self._call:
-                self._events[event.request_id].put_nowait(event)
-        except grpc.aio.AioRpcError as error:
-            end = error
-        for events in self._events.values():
-            events.put_nowait(end)
 
 
 class Doors:
