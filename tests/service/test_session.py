@@ -129,7 +129,7 @@ async def test_the_end_of_a_session_releases_what_it_holds(world: World) -> None
 async def test_one_session_may_not_collect_requests_without_end(
     world: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("octavo.service.server.session.MAX_REQUESTS", 2)
+    monkeypatch.setattr("octavo.service.rpc.turns.MAX_REQUESTS", 2)
     session = world.session()
     for name in "ab":
         await session.submit(name, "Hello", hold=True)

@@ -36,6 +36,10 @@ CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # A stream takes so many bytes unread, where gRPC would let it grow to megabytes on a fast network: when a
+    # client stops reading, its sequence is to pause soon.
+    ("grpc.http2.bdp_probe", 0),
+    ("grpc.http2.lookahead_bytes", 64 * 1024),
     # A proxy from the environment is not meant for pods.
     ("grpc.enable_http_proxy", 0),
 )

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
     from octavo.engine.async_engine import AsyncEngine
 
-MAX_ID_LENGTH = 128
 FINISH_REASONS = {
     pb.FINISH_REASON_EOS: FinishReason.EOS,
     pb.FINISH_REASON_STOP: FinishReason.STOP,
@@ -122,12 +121,6 @@ def resumption(message: pb.Submit | pb.Continue | pb.GenerateRequest) -> Resumpt
         return None
     reason = message.resume.finish_reason
     return Resumption(tuple(message.resume.token_ids), FINISH_REASONS[reason] if reason else None)
-
-
-def request_id(field: str, value: str) -> str:
-    if not 1 <= len(value) <= MAX_ID_LENGTH:
-        raise InvalidRequest(Violation(field, value, f"must have 1 to {MAX_ID_LENGTH} characters"))
-    return value
 
 
 def _not_empty(field: str, value: str) -> str:

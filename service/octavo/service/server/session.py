@@ -6,17 +6,12 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from octavo.engine import EngineStopped, InvalidRequest, OctavoError, Violation
+from octavo.engine import EngineStopped, OctavoError
 from octavo.service.rpc.boundary import Malformed
-from octavo.service.rpc.refusals import (
-    DuplicateRequest,
-    NotHeld,
-    TooManyRequests,
-    UnknownRequest,
-    within,
-)
+from octavo.service.rpc.refusals import within
 from octavo.service.rpc.status import status_of
-from octavo.service.server.requests import request_id, resumption
+from octavo.service.rpc.turns import Turns, check_request_id, commands_until, no_command
+from octavo.service.server.requests import resumption
 from octavo.service.server.responses import delta_message
 from octavo.service.server.turns import Turn, following_prompt
 from octavo.service.telemetry.engine_spans import described
@@ -32,9 +27,6 @@ if TYPE_CHECKING:
     from octavo.service.telemetry.rpc import SessionDoor
 
 log = logging.getLogger(__name__)
-
-MAX_REQUESTS = 1024
-"""Running and held ones of one session: a client that forgets to release what it holds is told so."""
 
 
 class Session:
@@ -57,8 +49,7 @@ class Session:
         self._door = door
         self._write = write
         self._write_lock = asyncio.Lock()
-        self._turns: dict[str, Turn] = {}
-        """Requests that run or are held."""
+        self._turns: Turns[Turn] = Turns()
 
     async def run(
         self, commands: AsyncIterator[pb.SessionRequest | Malformed], stopped: asyncio.Event
@@ -66,10 +57,10 @@ class Session:
         """Serves until the client is done and every request has ended. EngineStopped if `stopped` is set."""
         try:
             async with asyncio.TaskGroup() as pumps:
-                async for command in _until(stopped, commands):
+                async for command in commands_until(stopped, commands):
                     await self._handle(command, pumps)
         finally:
-            for turn in self._turns.values():
+            for turn in self._turns:
                 turn.stream.cancel()
                 turn.stream.release()
                 abandon(turn.span)
@@ -81,30 +72,29 @@ class Session:
         try:
             if isinstance(command, Malformed):
                 raise command.error
-            request_id("request_id", name)
+            check_request_id(name)
             kind = command.WhichOneof("command")
             match kind:
                 case "submit":
                     with self._door.entered(command) as span:
-                        self._check_new(name)
+                        self._turns.check_new(name)
                         with within(kind):
                             turn = await self._submit(span, command.submit)
                 case "continuation":
                     with self._door.entered(command) as span:
-                        self._check_new(name)
+                        self._turns.check_new(name)
                         with within(kind):
                             turn = await self._continue(span, command.continuation)
                 case "cancel":
                     self._cancel(name)
                     return
                 case _:
-                    rule = "is required: one of submit, continuation, cancel"
-                    raise InvalidRequest(Violation("command", None, rule))
+                    raise no_command()
         except Exception as error:
             rejected = _status_of(error, "a command of a session")
             await self._send(pb.SessionResponse(request_id=name, rejected=rejected))
         else:
-            self._turns[name] = turn
+            self._turns.add(name, turn)
             pumps.create_task(self._pump(name, turn))
 
     async def _submit(self, span: Span, submit: pb.Submit) -> Turn:
@@ -123,10 +113,10 @@ class Session:
 
     async def _continue(self, span: Span, continuation: pb.Continue) -> Turn:
         describe_request(span, self._reader.served_name, continuation)
-        parent = self._held(continuation.from_request_id)
+        parent = self._turns.held(continuation.from_request_id)
         params = self._reader.sampling(continuation.sampling)
         prompt = await following_prompt(self._reader, parent, continuation.prompt)
-        self._held(continuation.from_request_id)
+        self._turns.held(continuation.from_request_id)
         stream = self._engine.submit(
             prompt.token_ids,
             params,
@@ -137,37 +127,16 @@ class Session:
             resume=resumption(continuation),
         )
         if not continuation.keep_parent:
-            del self._turns[continuation.from_request_id]
+            self._turns.forget(continuation.from_request_id, parent)
         return Turn(span, stream, prompt.messages, continuation.hold)
 
     def _cancel(self, name: str) -> None:
-        turn = self._turns.get(name)
-        if turn is None:
-            raise UnknownRequest(Violation("request_id", name, "must be of a running or a held request"))
+        turn = self._turns.cancellable(name)
         turn.hold = False
         turn.stream.cancel()
         if not turn.running:
             turn.stream.release()
-            del self._turns[name]
-
-    def _check_new(self, name: str) -> None:
-        if name in self._turns:
-            rule = "must not be the id of a running or held request of this session"
-            raise DuplicateRequest(Violation("request_id", name, rule))
-        if len(self._turns) >= MAX_REQUESTS:
-            rule = f"must be one of at most {MAX_REQUESTS} running and held requests of a session"
-            raise TooManyRequests(Violation("request_id", name, rule))
-
-    def _held(self, name: str) -> Turn:
-        turn = self._turns.get(name)
-        if turn is None:
-            rule = "must be the id of a held request of this session"
-            raise UnknownRequest(Violation("from_request_id", name, rule))
-        if turn.running:
-            raise NotHeld(Violation("from_request_id", name, "must be of a finished request; it is running"))
-        if not turn.stream.held:
-            raise NotHeld(Violation("from_request_id", name, "must be of a held request; its hold has ended"))
-        return turn
+            self._turns.forget(name, turn)
 
     async def _pump(self, name: str, turn: Turn) -> None:
         with current(turn.span), described(self._tracer, turn.span, turn.stream):
@@ -180,7 +149,7 @@ class Session:
             try:
                 delta = await anext(turn.stream, None)
             except Exception as error:
-                self._forget(name, turn)
+                self._turns.forget(name, turn)
                 failed = _status_of(error, "a request of a session")
                 fail_with(turn.span, failed)
                 return await self._send(pb.SessionResponse(request_id=name, failed=failed))
@@ -194,11 +163,7 @@ class Session:
     def _settle(self, name: str, turn: Turn) -> None:
         if not turn.hold:
             turn.stream.release()
-            self._forget(name, turn)
-
-    def _forget(self, name: str, turn: Turn) -> None:
-        if self._turns.get(name) is turn:
-            del self._turns[name]
+            self._turns.forget(name, turn)
 
     async def _send(self, response: pb.SessionResponse) -> None:
         async with self._write_lock:
@@ -209,23 +174,3 @@ def _status_of(error: Exception, where: str) -> pb.Status:
     if not isinstance(error, OctavoError):
         log.error("unexpected error in %s", where, exc_info=error)
     return status_of(error)
-
-
-async def _until(
-    stopped: asyncio.Event, commands: AsyncIterator[pb.SessionRequest | Malformed]
-) -> AsyncIterator[pb.SessionRequest | Malformed]:
-    """The commands up to the client's last one, or until `stopped` is set."""
-    end = asyncio.ensure_future(stopped.wait())
-    iterator = aiter(commands)
-    try:
-        while True:
-            command = asyncio.ensure_future(anext(iterator, None))
-            try:
-                await asyncio.wait({command, end}, return_when=asyncio.FIRST_COMPLETED)
-                if not command.done() or (read := command.result()) is None:
-                    return
-            finally:
-                command.cancel()
-            yield read
-    finally:
-        end.cancel()

@@ -35,6 +35,10 @@ class Turn:
         return self.stream.finish_reason is None
 
     @property
+    def held(self) -> bool:
+        return self.stream.held
+
+    @property
     def token_ids(self) -> list[int]:
         return [*self.stream.prompt_token_ids, *self.stream.output_token_ids]
 
