@@ -38,9 +38,13 @@ class ApiError(Exception):
 class Api:
     """A connection to the API server, made when it is first needed. Every method raises ApiError."""
 
-    def __init__(self, find_access: Callable[[], Awaitable[Access]]) -> None:
-        """find_access: asked at first, and again when the credentials it gave are no longer accepted."""
+    def __init__(self, find_access: Callable[[], Awaitable[Access]], watch_grace: float = 5.0) -> None:
+        """find_access: asked at first, and again when the credentials it gave are no longer accepted.
+
+        watch_grace: seconds for which a watch may outlast the time that the server is told.
+        """
         self._find_access = find_access
+        self._watch_grace = watch_grace
         self._access: Access | None = None
         self._session: aiohttp.ClientSession | None = None
         self._connecting = asyncio.Lock()
@@ -73,10 +77,10 @@ class Api:
     async def watch(self, path: str, parameters: Mapping[str, str], seconds: int) -> AsyncIterator[Object]:
         """Events until the server ends them after `seconds`, as it is told to.
 
-        If it does not, since it hangs or is cut off, they end a few seconds later with an ApiError.
+        If it does not, since it hangs or is cut off, they end `watch_grace` later with an ApiError.
         """
         query = {**parameters, "watch": "true", "timeoutSeconds": str(seconds)}
-        patience = aiohttp.ClientTimeout(total=seconds + 5, sock_connect=CONNECT_TIMEOUT)
+        patience = aiohttp.ClientTimeout(total=seconds + self._watch_grace, sock_connect=CONNECT_TIMEOUT)
         rest = b""
         try:
             async with await self._request("GET", path, query, patience) as response:

@@ -89,7 +89,7 @@ class Mirror(Generic[T]):
     async def _watch(self) -> None:
         assert self._version is not None
         parameters = {**self._parameters, "resourceVersion": self._version, "allowWatchBookmarks": "true"}
-        seconds = self._watch_seconds + self._random.randrange(5)
+        seconds = self._watch_seconds + self._random.randrange(1 + self._watch_seconds // 6)
         async for event in self._api.watch(self._path, parameters, seconds):
             self._take(event["type"], event["object"])
 
