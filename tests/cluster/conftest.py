@@ -101,7 +101,10 @@ def installation(collector: str) -> Iterator[Installation]:
         "engine": {"image": {"repository": "localhost/octavo-engine", "tag": "test"}},
         "control": {"image": {"repository": "localhost/octavo-control", "tag": "test"}},
         "gateway": {"service": {"type": "NodePort"}},
-        "otel": {"endpoint": collector, "env": {"OTEL_BSP_SCHEDULE_DELAY": "500"}},
+        "otel": {
+            "endpoint": collector,
+            "env": {"OTEL_BSP_SCHEDULE_DELAY": "500", "OTEL_METRICS_EXPORTER": "none"},
+        },
     }
     install = ["helm", "upgrade", "--install", RELEASE, "charts/octavo", "-n", SYSTEM, "--create-namespace"]
     subprocess.run(
@@ -163,7 +166,13 @@ def inference_model(name: str, *, scaling: dict[str, Any] | None = None, **spec:
         "metadata": {"name": name},
         "spec": {
             "model": {"uri": "builtin://smollm2"},
-            "engine": {"dtype": "float32", "maxModelLen": 1024, "kvCache": {"memory": "128Mi"}},
+            "engine": {
+                "dtype": "float32",
+                "maxModelLen": 1024,
+                "kvCache": {"memory": "128Mi"},
+                # Several pods share the node's few cores; more threads would only get in each other's way.
+                "extraArgs": ["--threads=1"],
+            },
             "resources": {"requests": {"cpu": "100m", "memory": "1Gi"}, "limits": {"memory": "3Gi"}},
             "scaling": scaling or {"minReplicas": 1, "maxReplicas": 1},
         }

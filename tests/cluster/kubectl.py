@@ -77,14 +77,20 @@ class Kubectl:
         raise AssertionError(f"{what} after {seconds:g} s:\n{shown}")
 
 
+def status(resource: dict[str, Any]) -> dict[str, Any]:
+    """What the operator has told of a resource; nothing at first."""
+    found: dict[str, Any] = resource.get("status", {})
+    return found
+
+
 def condition(resource: dict[str, Any], kind: str) -> tuple[str, str]:
     """(status, reason) of one of a resource's conditions; ("", "") if it has none of that type."""
-    for found in resource.get("status", {}).get("conditions", []):
+    for found in status(resource).get("conditions", []):
         if found["type"] == kind:
             return found["status"], found.get("reason", "")
     return "", ""
 
 
 def is_ready(resource: dict[str, Any]) -> bool:
-    observed = resource.get("status", {}).get("observedGeneration")
+    observed = status(resource).get("observedGeneration")
     return condition(resource, "Ready")[0] == "True" and observed == resource["metadata"]["generation"]

@@ -9,20 +9,22 @@ import pytest
 import pytest_asyncio
 
 from tests.cluster.conftest import Fault, Installation, inference_model
-from tests.cluster.kubectl import Kubectl, is_ready, run
+from tests.cluster.kubectl import Kubectl, is_ready, run, status
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one loop for the fixtures of the module
-TOKENS = 48
+TOKENS = 32
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def model(installation: Installation) -> AsyncIterator[Kubectl]:
     kubectl = Kubectl("octavo-test-faults")
     await run("kubectl", "create", "namespace", kubectl.namespace)
-    await kubectl.apply(inference_model("steady", scaling={"minReplicas": 2, "maxReplicas": 3}))
-    await kubectl.until("oim/steady", lambda oim: oim["status"].get("readyReplicas") == 2, 180)
-    yield kubectl
-    await run("kubectl", "delete", "namespace", kubectl.namespace, seconds=180)
+    try:
+        await kubectl.apply(inference_model("steady", scaling={"minReplicas": 2, "maxReplicas": 3}))
+        await kubectl.until("oim/steady", lambda oim: status(oim).get("readyReplicas") == 2, 180)
+        yield kubectl
+    finally:
+        await run("kubectl", "delete", "namespace", kubectl.namespace, seconds=180)
 
 
 async def traffic_does_not_notice(installation: Installation) -> None:
@@ -35,7 +37,7 @@ async def traffic_does_not_notice(installation: Installation) -> None:
 async def changes_still_arrive(model: Kubectl, replicas: int) -> None:
     """A change of the spec reaches the pods: operator and control plane work again."""
     await model.patch("oim/steady", {"spec": {"scaling": {"minReplicas": replicas}}})
-    await model.until("oim/steady", lambda oim: oim["status"].get("readyReplicas") == replicas, 120)
+    await model.until("oim/steady", lambda oim: status(oim).get("readyReplicas") == replicas, 120)
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import openai
 from octavo.service.client import Client
 from octavo.v1 import inference_pb2 as pb
 from tests.cluster.conftest import Deploy, Installation, inference_model
-from tests.cluster.kubectl import Kubectl, condition, is_ready
+from tests.cluster.kubectl import Kubectl, condition, is_ready, status
 
 SCALING = {
     "minReplicas": 1,
@@ -63,16 +63,16 @@ async def test_load_scales_up_idleness_to_zero_and_a_request_wakes(
     kubectl = await deploy("elastic", scaling=SCALING)
     async with installation.doors("elastic") as doors:
         traffic = doors.start(60, max_tokens=200)
-        await kubectl.until("oim/elastic", lambda oim: oim["status"].get("readyReplicas") == 3, 120)
+        await kubectl.until("oim/elastic", lambda oim: status(oim).get("readyReplicas") == 3, 120)
         for task in traffic.tasks:
             task.cancel()
         await asyncio.gather(*traffic.tasks, return_exceptions=True)
-        await kubectl.until("oim/elastic", lambda oim: oim["status"].get("replicas") == 1, 60)
+        await kubectl.until("oim/elastic", lambda oim: status(oim).get("replicas") == 1, 60)
 
         await kubectl.patch(
             "oim/elastic", {"spec": {"scaling": {"minReplicas": 0, "scaleToZeroAfter": "10s"}}}
         )
-        await kubectl.until("oim/elastic", lambda oim: oim["status"].get("replicas") == 0, 90)
+        await kubectl.until("oim/elastic", lambda oim: status(oim).get("replicas") == 0, 90)
         woken = await doors.start(1, max_tokens=8).ended(90)
         assert [(stream.finished, stream.error) for stream in woken] == [(True, None)]
         oim = await kubectl.until("oim/elastic", is_ready, 30)
@@ -102,7 +102,7 @@ async def test_kubectl_scale_takes_over_from_the_autoscaler(
 ) -> None:
     kubectl = await deploy("manual", scaling={"minReplicas": 1, "maxReplicas": 3})
     await kubectl("scale", "oim/manual", "--replicas=2")
-    oim = await kubectl.until("oim/manual", lambda oim: oim["status"].get("readyReplicas") == 2, 90)
+    oim = await kubectl.until("oim/manual", lambda oim: status(oim).get("readyReplicas") == 2, 90)
     assert condition(oim, "ScalingActive")[0] == "False"
     path = f"{RESOURCE.format(namespace=kubectl.namespace)}/manual/scale"
     scale = json.loads(await kubectl("get", "--raw", path))

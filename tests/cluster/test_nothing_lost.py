@@ -13,11 +13,11 @@ from tests.cluster.conftest import (
     inference_model,
     until_no_block_is_held,
 )
-from tests.cluster.kubectl import Kubectl, is_ready, run
+from tests.cluster.kubectl import Kubectl, is_ready, run, status
 from tests.cluster.traffic import Doors
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one loop for the fixtures of the module
-STREAMS, TOKENS = 60, 48
+STREAMS, TOKENS = 60, 40
 PODS = {"minReplicas": 3, "maxReplicas": 3}
 SIGNAL = (
     "import os, pathlib, signal\n"
@@ -32,11 +32,13 @@ async def fleet(installation: Installation) -> AsyncIterator[Kubectl]:
     """Three pods of one model. Their processes see each other, so that one can be killed from inside."""
     kubectl = Kubectl("octavo-test-fleet")
     await run("kubectl", "create", "namespace", kubectl.namespace)
-    pod_template = {"spec": {"shareProcessNamespace": True}}
-    await kubectl.apply(inference_model("fleet", scaling=PODS, podTemplate=pod_template))
-    await kubectl.until("oim/fleet", lambda oim: oim["status"].get("readyReplicas") == 3, 180)
-    yield kubectl
-    await run("kubectl", "delete", "namespace", kubectl.namespace, seconds=180)
+    try:
+        pod_template = {"spec": {"shareProcessNamespace": True}}
+        await kubectl.apply(inference_model("fleet", scaling=PODS, podTemplate=pod_template))
+        await kubectl.until("oim/fleet", lambda oim: status(oim).get("readyReplicas") == 3, 180)
+        yield kubectl
+    finally:
+        await run("kubectl", "delete", "namespace", kubectl.namespace, seconds=180)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -88,7 +90,7 @@ async def test_a_disturbed_pod_costs_no_request_and_no_token(
     undisturbed: dict[str, str],
     disturb: Callable[[Kubectl], Awaitable[None]],
 ) -> None:
-    await fleet.until("oim/fleet", lambda oim: oim["status"].get("readyReplicas") == 3, 180)
+    await fleet.until("oim/fleet", lambda oim: status(oim).get("readyReplicas") == 3, 180)
     async with installation.doors("fleet") as doors:
         await until_the_gateway_has(doors, 3)
         traffic = doors.start(STREAMS, TOKENS)
@@ -104,7 +106,7 @@ async def test_a_disturbed_pod_costs_no_request_and_no_token(
 async def test_a_killed_gateway_costs_only_its_own_streams(
     installation: Installation, fleet: Kubectl, undisturbed: dict[str, str]
 ) -> None:
-    await fleet.until("oim/fleet", lambda oim: oim["status"].get("readyReplicas") == 3, 180)
+    await fleet.until("oim/fleet", lambda oim: status(oim).get("readyReplicas") == 3, 180)
     async with installation.doors("fleet", connections=12) as doors:
         victim = doors.gateways[0]
         assert len(set(doors.gateways)) == 2, "twelve connections reach both gateways"

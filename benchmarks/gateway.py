@@ -1,0 +1,196 @@
+"""What a gateway costs: CPU time per streamed token, and time added to the first token.
+
+    python benchmarks/gateway.py [--streams 64] [--rate 50] [--seconds 10]
+
+A pod that computes nothing sends tokens at a given rate to many streams, through a gateway that is a process
+of its own. Its CPU time is the kernel's count for that process; the times to the first token of single
+requests are taken in turn from the pod itself and through the gateway.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import multiprocessing
+import os
+import re
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import httpx2
+from rich.console import Console
+from rich.table import Table
+
+from octavo.v1 import engine_pb2
+from octavo.v1 import inference_pb2 as pb
+from octavo.v1.engine_pb2_grpc import EngineServicer, add_EngineServicer_to_server
+from octavo.v1.inference_pb2_grpc import InferenceServicer, InferenceStub, add_InferenceServicer_to_server
+
+MODEL = "idle"
+PROMPT = "Why is the sky blue?"
+
+
+class IdlePod(InferenceServicer, EngineServicer):
+    """Sends a token to each stream `rate` times a second, and the first one at once."""
+
+    def __init__(self, rate: float) -> None:
+        self.pause = 1 / rate
+
+    async def Generate(self, request: pb.GenerateRequest, context: Any) -> None:
+        count = request.sampling.max_tokens
+        due = time.monotonic()
+        for number in range(1, count + 1):
+            delta = pb.Delta(
+                text=" word", token_ids=[number], usage=pb.Usage(prompt_tokens=8, output_tokens=number)
+            )
+            if number == count:
+                delta.finish_reason = pb.FINISH_REASON_LENGTH
+            await context.write(pb.GenerateResponse(delta=delta))
+            due += self.pause
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+    async def GetModel(self, request: Any, context: Any) -> pb.GetModelResponse:
+        return pb.GetModelResponse(model=pb.Model(name=MODEL, block_size=16, max_model_len=4096))
+
+    async def WatchLoad(self, request: engine_pb2.WatchLoadRequest, context: Any) -> None:
+        while True:
+            load = engine_pb2.Load(total_blocks=1000, max_num_seqs=64)
+            await context.write(engine_pb2.WatchLoadResponse(load=load))
+            await asyncio.sleep(request.interval.ToTimedelta().total_seconds())
+
+
+def serve_pod(rate: float, port: Any) -> None:
+    async def serve() -> None:
+        server = grpc.aio.server()
+        pod = IdlePod(rate)
+        add_InferenceServicer_to_server(pod, server)
+        add_EngineServicer_to_server(pod, server)
+        port.send(server.add_insecure_port("127.0.0.1:0"))
+        await server.start()
+        await server.wait_for_termination()
+
+    asyncio.run(serve())
+
+
+def cpu_seconds(pid: int) -> float:
+    """User and system time of a process."""
+    with Path(f"/proc/{pid}/stat").open() as stat:
+        fields = stat.read().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+Tokens = AsyncIterator[None]
+Door = Callable[[int], Tokens]
+
+
+def grpc_door(channel: grpc.aio.Channel) -> Door:
+    async def generate(count: int) -> Tokens:
+        sampling = pb.SamplingParams(max_tokens=count)
+        request = pb.GenerateRequest(prompt=pb.Prompt(text=PROMPT), sampling=sampling)
+        async for _ in InferenceStub(channel).Generate(request):
+            yield
+
+    return generate
+
+
+def http_door(client: httpx2.AsyncClient) -> Door:
+    async def generate(count: int) -> Tokens:
+        body = {"model": MODEL, "prompt": PROMPT, "max_tokens": count, "stream": True}
+        async with client.stream("POST", "/v1/completions", json=body, timeout=120) as answer:
+            async for line in answer.aiter_lines():
+                if line.startswith("data: {"):
+                    yield
+
+    return generate
+
+
+async def drain(tokens: Tokens) -> int:
+    return sum([1 async for _ in tokens])
+
+
+async def first_token(door: Door) -> float:
+    began = time.perf_counter()
+    tokens = door(1)
+    async for _ in tokens:
+        took = time.perf_counter() - began
+    return took
+
+
+async def per_token(door: Door, pid: int, streams: int, count: int) -> tuple[float, float]:
+    """CPU time of the gateway per token, in ms, and its share of a core."""
+    began, before = time.monotonic(), cpu_seconds(pid)
+    counts = await asyncio.gather(*(drain(door(count)) for _ in range(streams)))
+    used, wall = cpu_seconds(pid) - before, time.monotonic() - began
+    return 1000 * used / sum(counts), used / wall
+
+
+async def measure(pod: str, gateway: str, url: str, pid: int, arguments: argparse.Namespace) -> Table:
+    count = int(arguments.rate * arguments.seconds)
+    table = Table(title=f"{arguments.streams} streams of {arguments.rate:g} tokens/s, one gateway process")
+    for heading in (
+        "door",
+        "CPU per token",
+        "of a core",
+        "first token, direct",
+        "through the gateway",
+        "added",
+    ):
+        table.add_column(heading, justify="left" if heading == "door" else "right")
+    async with (
+        grpc.aio.insecure_channel(pod) as direct_channel,
+        grpc.aio.insecure_channel(gateway) as channel,
+        httpx2.AsyncClient(base_url=url, limits=httpx2.Limits(max_connections=None)) as client,
+    ):
+        direct = grpc_door(direct_channel)
+        for name, door in (("gRPC", grpc_door(channel)), ("HTTP", http_door(client))):
+            await drain(door(10))
+            cost, share = await per_token(door, pid, arguments.streams, count)
+            times: dict[Door, list[float]] = {direct: [], door: []}
+            for _ in range(200):
+                for way, found in times.items():
+                    found.append(1000 * await first_token(way))
+            without, through = (statistics.median(found) for found in times.values())
+            added = f"{through - without:.2f} ms"
+            table.add_row(
+                name, f"{cost:.3f} ms", f"{share:.0%}", f"{without:.2f} ms", f"{through:.2f} ms", added
+            )
+    return table
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--streams", type=int, default=64)
+    parser.add_argument("--rate", type=float, default=50.0, help="tokens per second of each stream")
+    parser.add_argument("--seconds", type=float, default=10.0)
+    arguments = parser.parse_args()
+    ours, theirs = multiprocessing.Pipe()
+    pod = multiprocessing.get_context("spawn").Process(
+        target=serve_pod, args=(arguments.rate, theirs), daemon=True
+    )
+    pod.start()
+    pod_address = f"127.0.0.1:{ours.recv()}"
+    command = [sys.executable, "-m", "octavo.service.cli", "gateway", "--port", "0", "--http-port", "0"]
+    gateway = subprocess.Popen(
+        [*command, "--pods", f"{MODEL}={pod_address}"], stderr=subprocess.PIPE, text=True
+    )
+    assert gateway.stderr is not None
+    try:
+        found = None
+        while found is None:
+            found = re.search(r"gateway on (\S+) and (http://[\d.:]+)", gateway.stderr.readline())
+        Console().print(asyncio.run(measure(pod_address, found[1], found[2], gateway.pid, arguments)))
+    finally:
+        gateway.kill()
+        pod.kill()
+
+
+if __name__ == "__main__":
+    main()
