@@ -23,6 +23,7 @@ from typing import Any
 import pytest
 import yaml
 
+from octavo.v1 import gateway_pb2
 from tests.cluster.kubectl import CommandFailed, Kubectl, is_ready, run
 from tests.cluster.traffic import Doors
 
@@ -208,7 +209,12 @@ def is_up(node: dict[str, Any]) -> bool:
     return any(c["type"] == "Ready" and c["status"] == "True" for c in node["status"]["conditions"])
 
 
-async def until_no_block_is_held(doors: Doors, seconds: float = 30) -> None:
+async def until_no_block_is_held(doors: Doors, seconds: float = 60) -> None:
+    """Waits until the pods that serve are idle. One that hangs says nothing, and is restarted in the end."""
     async with asyncio.timeout(seconds):
-        while any(pod.load.held_blocks or pod.load.running for pod in await doors.pods()):
+        while any(is_busy(pod) for pod in await doors.pods()):
             await asyncio.sleep(0.2)
+
+
+def is_busy(pod: gateway_pb2.Pod) -> bool:
+    return pod.state == gateway_pb2.POD_STATE_SERVING and bool(pod.load.held_blocks or pod.load.running)

@@ -127,8 +127,7 @@ class Reconciler:
         demand = _demand(resource, now)
         counted = count(model, observed, pods, demand, memory, now)
         failure = await self._make(key, resource, model, observed, pods, counted)
-        if failure is None:
-            self._memories[model.uid] = counted.memory
+        self._memories[model.uid] = counted.memory  # what was seen stays seen, whatever became of it
         self._metrics.desired.labels(*key).set(counted.desired)
 
         observed = self._observe(key, model, now)
