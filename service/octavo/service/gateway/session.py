@@ -60,6 +60,7 @@ class Session:
         self._running: set[Turn] = set()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._closed = False
 
     async def run(
         self, commands: AsyncIterator[pb.SessionRequest | Malformed], stopped: asyncio.Event
@@ -83,6 +84,7 @@ class Session:
 
     def _close(self) -> None:
         """Ends all that runs or is held."""
+        self._closed = True
         for upstream in self._upstreams.values():
             upstream.close()
         for turn in self._running:
@@ -147,7 +149,7 @@ class Session:
         progress = Progress(list(command.resume.token_ids))
         passage = self._router.telemetry.passage(pool.model, command)
         turn = Turn(request.request_id, command, parent, pool, progress, passage, command.hold)
-        query = Query(session=self._session, prompt_tokens=turn.prompt_tokens)
+        query = Query(session=self._session, prompt_tokens=turn.all_tokens)
         turn.placement = self._router.placement(pool, query, passage)
         return turn
 
@@ -171,8 +173,10 @@ class Session:
     def _at_parents_pod(self, turn: Turn) -> Pick | None:
         if turn.parent is None or turn.parent.home is None or not turn.parent.home.open:
             return None
-        own = Query(prompt_tokens=turn.prompt_tokens - turn.parent.prompt_tokens)
-        return turn.pool.take(turn.parent.home.pod, own)
+        pick = turn.pool.take(turn.parent.home.pod, Query(prompt_tokens=turn.new_tokens))
+        if pick is not None:
+            turn.passage.picked(pick)
+        return pick
 
     def _look_for_a_pod(self, turn: Turn, pick: Pick | None = None, trouble: Trouble | None = None) -> None:
         turn.task = self._tasks.create_task(self._place(turn, pick, trouble))
@@ -217,7 +221,7 @@ class Session:
             return
         async with parent.moving:
             if parent.home is not upstream:
-                key, _ = await upstream.hold(parent)
+                key = await upstream.hold(parent)
                 await _release(parent)
                 parent.home, parent.key = upstream, key
                 upstream.turns[key] = parent
@@ -250,6 +254,7 @@ class Session:
                 if turn.accepted:
                     return  # by its first pod, as the client knows
                 turn.accepted = True
+                turn.usage = pb.Usage(prompt_tokens=event.accepted.prompt_tokens)
                 turn.decided.set()
             case "delta":
                 delta = event.delta
@@ -287,7 +292,7 @@ class Session:
         turn.leave(failed=trouble.failed)
         if turn.cancelled:
             await self._end_cancelled(turn)
-        else:
+        elif not self._closed:
             self._look_for_a_pod(turn, trouble=trouble)
 
     # How a request ends.

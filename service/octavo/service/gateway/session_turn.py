@@ -78,10 +78,25 @@ class Turn:
         return len(self.progress.token_ids)
 
     @property
-    def prompt_tokens(self) -> int:
-        """About what a pod has to compute that has nothing of it: those of the whole chain."""
-        own = prompt_tokens(self.command.prompt) + len(self.progress.token_ids)
-        return own if self.parent is None else own + self.parent.prompt_tokens
+    def new_tokens(self) -> int:
+        """About what a pod has to compute that holds what this goes on from."""
+        return prompt_tokens(self.command.prompt) + self.num_told
+
+    @property
+    def all_tokens(self) -> int:
+        """About what any other pod has to compute."""
+        if self.parent is None:
+            return self.new_tokens
+        before = self.parent.usage
+        return before.prompt_tokens + before.output_tokens + self.new_tokens
+
+    @property
+    def chain(self) -> list[Turn]:
+        """All that it goes on from, the first one first, and itself."""
+        turns = [self]
+        while (parent := turns[-1].parent) is not None:
+            turns.append(parent)
+        return turns[::-1]
 
     def request(self, key: str, parent_key: str, *, keep_parent: bool) -> pb.SessionRequest:
         """The command that begins it on a pod, or lets it go on there."""

@@ -75,26 +75,31 @@ class Upstream:
                 if not was_lost(self._lost):
                     raise
 
-    async def hold(self, turn: Turn) -> tuple[str, bool]:
-        """The key of a finished turn that is held there, made so if need be; whether the client has it so.
+    async def hold(self, turn: Turn) -> str:
+        """Makes a finished turn that is not at home there held there, and gives its key. Left, Relayed.
 
-        Replays all requests that it goes on from, as they ended (`Resumption.finish_reason`). Left, Relayed.
+        Replays all requests that it goes on from, as they ended (`Resumption.finish_reason`), beginning with
+        what follows the last one that is held there already.
         """
-        if turn.home is self:
-            return turn.key, True
-        parent_key, keep = "", False
-        if turn.parent is not None:
-            parent_key, keep = await self.hold(turn.parent)
+        chain = turn.chain
+        known = max((i for i, each in enumerate(chain) if each.home is self), default=-1)
+        key = chain[known].key if known >= 0 else ""
+        for number, each in enumerate(chain[known + 1 :]):
+            # What the client holds there stays; what was only made for this goes over into what follows.
+            key = await self._replay(each, key, keep_parent=known >= 0 and number == 0)
+        return key
+
+    async def _replay(self, turn: Turn, parent_key: str, *, keep_parent: bool) -> str:
+        if not self.open:
+            raise Left(LOST)
         key = self.new_key()
         done = self._replays[key] = asyncio.get_running_loop().create_future()
         try:
-            if not self.open:
-                raise Left(LOST)
-            await self.send(turn.replay(key, parent_key, keep_parent=keep))
+            await self.send(turn.replay(key, parent_key, keep_parent=keep_parent))
             await done
         finally:
             del self._replays[key]
-        return key, False
+        return key
 
     async def run(self) -> None:
         """Reads until the stream ends; `close` ends it without a word."""
