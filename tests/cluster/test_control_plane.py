@@ -9,7 +9,7 @@ import pytest
 import pytest_asyncio
 
 from tests.cluster.conftest import Fault, Installation, inference_model
-from tests.cluster.kubectl import Kubectl, is_ready, run, status
+from tests.cluster.kubectl import CommandFailed, Kubectl, is_ready, run, status
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")  # one loop for the fixtures of the module
 TOKENS = 32
@@ -20,7 +20,7 @@ async def model(installation: Installation) -> AsyncIterator[Kubectl]:
     kubectl = Kubectl("octavo-test-faults")
     await run("kubectl", "create", "namespace", kubectl.namespace)
     try:
-        await kubectl.apply(inference_model("steady", scaling={"minReplicas": 2, "maxReplicas": 3}))
+        await kubectl.apply(inference_model("steady", scaling={"minReplicas": 2, "maxReplicas": 2}))
         await kubectl.until("oim/steady", lambda oim: status(oim).get("readyReplicas") == 2, 180)
         yield kubectl
     finally:
@@ -36,7 +36,14 @@ async def traffic_does_not_notice(installation: Installation) -> None:
 
 async def changes_still_arrive(model: Kubectl, replicas: int) -> None:
     """A change of the spec reaches the pods: operator and control plane work again."""
-    await model.patch("oim/steady", {"spec": {"scaling": {"minReplicas": replicas}}})
+    change = {"spec": {"scaling": {"minReplicas": replicas, "maxReplicas": replicas}}}
+    async with asyncio.timeout(60):
+        while True:
+            try:
+                await model.patch("oim/steady", change)
+                break
+            except CommandFailed:  # what was killed is still starting
+                await asyncio.sleep(0.5)
     await model.until("oim/steady", lambda oim: status(oim).get("readyReplicas") == replicas, 120)
 
 
