@@ -17,6 +17,7 @@ import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,7 @@ class Installation:
     kubectl: Kubectl
     grpc_address: str
     http_address: str
+    since: datetime
 
     def doors(self, model: str, connections: int = 6) -> Doors:
         return Doors(self.grpc_address, self.http_address, model, connections)
@@ -131,7 +133,9 @@ def _installation() -> Installation:
     node = next(address["address"] for address in addresses if address["type"] == "InternalIP")
     service = get("service", f"{RELEASE}-gateway", "-n", SYSTEM)
     ports = {port["name"]: port["nodePort"] for port in service["spec"]["ports"]}
-    return Installation(Kubectl(SYSTEM), f"{node}:{ports['grpc']}", f"{node}:{ports['http']}")
+    return Installation(
+        Kubectl(SYSTEM), f"{node}:{ports['grpc']}", f"{node}:{ports['http']}", datetime.now(UTC)
+    )
 
 
 @pytest.fixture
