@@ -30,12 +30,21 @@ views = st.builds(
     waiting=counts,
     waiting_tokens=counts,
     max_num_seqs=st.integers(0, 4096),
+    prefill_tokens=counts,
     block_size=st.integers(1, 256),
     pending_requests=counts,
     pending_tokens=counts,
     age=st.floats(0, STALE_AFTER),
 )
-FILLS = ("held_blocks", "running", "waiting", "waiting_tokens", "pending_requests", "pending_tokens")
+FILLS = (
+    "prefill_tokens",
+    "held_blocks",
+    "running",
+    "waiting",
+    "waiting_tokens",
+    "pending_requests",
+    "pending_tokens",
+)
 every_scorer = pytest.mark.parametrize("scorer", LOAD_SCORERS.values(), ids=LOAD_SCORERS)
 
 IDLE = PodView(total_blocks=1000, held_blocks=0, running=0, waiting=0, waiting_tokens=0, max_num_seqs=64)
@@ -76,7 +85,8 @@ def test_a_pod_without_blocks_has_none_free() -> None:
 
 
 def test_a_full_step_of_waiting_tokens_halves_the_score() -> None:
-    assert waiting_tokens(IDLE._replace(waiting_tokens=1000, pending_tokens=1048)) == 0.5
+    view = IDLE._replace(prefill_tokens=500, waiting_tokens=1000, pending_tokens=548)
+    assert waiting_tokens(view) == 0.5
 
 
 def test_a_full_batch_halves_the_score() -> None:
@@ -90,7 +100,16 @@ def test_of_two_overloaded_pods_the_one_with_less_before_it_scores_higher() -> N
 
 
 def test_affinity_halves_from_a_session_s_pod_to_the_next() -> None:
-    assert [session_affinity(rank) for rank in range(3)] == [1, 0.5, 0.25]
+    assert [session_affinity(rank, 1000) for rank in range(3)] == [1 / 2, 1 / 4, 1 / 8]
+
+
+@given(rank=st.integers(0, 9), tokens=st.integers(1, 10**6))
+def test_affinity_grows_with_what_a_cache_may_save(rank: int, tokens: int) -> None:
+    assert 0 < session_affinity(rank, tokens) < session_affinity(rank, tokens + 1000) < 1
+
+
+def test_affinity_of_a_prompt_of_unknown_length_counts_half() -> None:
+    assert session_affinity(0, 0) == 0.5
 
 
 def test_weights_that_are_not_given_keep_their_defaults() -> None:

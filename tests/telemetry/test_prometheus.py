@@ -113,6 +113,7 @@ LOAD = EngineLoad(
     running=3,
     waiting=1,
     waiting_tokens=40,
+    prefill_tokens=20,
     max_num_seqs=64,
     output_tokens_per_second=0.0,
     total_output_tokens=1000,

@@ -212,6 +212,7 @@ class Engine:
             running=len(scheduler.running) + len(scheduler.paused),
             waiting=len(scheduler.waiting),
             waiting_tokens=sum(sequence.num_uncomputed_tokens for sequence in scheduler.waiting),
+            prefill_tokens=sum(s.num_uncomputed_tokens for s in scheduler.running if not s.is_decoding),
             max_num_seqs=self._config.max_num_seqs,
             output_tokens_per_second=0.0,
             total_output_tokens=self._num_output_tokens,

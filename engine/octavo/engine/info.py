@@ -39,6 +39,8 @@ class EngineLoad:
     """Sequences in the queue, preempted ones included."""
     waiting_tokens: int
     """Tokens that the waiting sequences still have to compute."""
+    prefill_tokens: int
+    """Prompt tokens of running sequences that are still to be computed."""
     max_num_seqs: int
     """Most sequences that one step computes."""
     output_tokens_per_second: float

@@ -125,8 +125,8 @@ class Picker:
         if entry is None:
             return None
         scores = load_scores(entry.view(now))
-        scores[SESSION_AFFINITY] = 1.0
-        scores["total"] = entry.score + self._gain(1.0)
+        affinity = scores[SESSION_AFFINITY] = session_affinity(0, query.prompt_tokens)
+        scores["total"] = entry.score + self._gain(affinity)
         pending = entry.pend(now, max(1, query.prompt_tokens))
         self._place(entry, now)
         return Choice(address, scores, 1, pending)
@@ -146,7 +146,7 @@ class Picker:
         for rank, entry in enumerate(islice(self._preferred(query.session), STAND_INS)):
             if now - entry.reported_at > STALE_AFTER:
                 continue
-            affinity = session_affinity(rank)
+            affinity = session_affinity(rank, query.prompt_tokens)
             total = entry.score + self._gain(affinity)
             if total > best_total or entry is best:
                 best, best_total, best_affinity = entry, total, affinity

@@ -247,5 +247,6 @@ def _view(pod: Pod) -> PodView:
         waiting=load.waiting,
         waiting_tokens=load.waiting_tokens,
         max_num_seqs=load.max_num_seqs,
+        prefill_tokens=load.prefill_tokens,
         block_size=block_size or 16,
     )

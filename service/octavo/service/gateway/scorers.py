@@ -19,6 +19,9 @@ STALE_AFTER = 2.0
 TOKENS_OF_A_STEP = 2048
 """Waiting tokens that halve the score: about what one step of a default engine computes."""
 
+TOKENS_WORTH_KEEPING = 1000
+"""Tokens of a prompt for which affinity counts half."""
+
 
 class PodView(NamedTuple):
     """What is known of a pod: its last report, and what was sent there since.
@@ -32,6 +35,7 @@ class PodView(NamedTuple):
     waiting: int
     waiting_tokens: int
     max_num_seqs: int
+    prefill_tokens: int = 0
     block_size: int = 16
     pending_requests: int = 0
     pending_tokens: int = 0
@@ -53,12 +57,13 @@ def kv_utilization(view: PodView) -> float:
 
 
 def waiting_tokens(view: PodView) -> float:
-    """1 ÷ (1 + tokens ÷ 2048), with the prompt tokens that wait or are on their way.
+    """1 ÷ (1 + tokens ÷ 2048), with the prompt tokens that are being computed, wait, or are on their way.
 
     A new request waits until these are computed. The score never reaches 0, so that of two overloaded pods
     the one with less before it is still the better.
     """
-    return 1.0 / (1.0 + (view.waiting_tokens + view.pending_tokens) / TOKENS_OF_A_STEP)
+    tokens = view.prefill_tokens + view.waiting_tokens + view.pending_tokens
+    return 1.0 / (1.0 + tokens / TOKENS_OF_A_STEP)
 
 
 def running_requests(view: PodView) -> float:
@@ -71,12 +76,15 @@ def running_requests(view: PodView) -> float:
     return 1.0 / (1.0 + requests / (view.max_num_seqs or 64))
 
 
-def session_affinity(rank: int) -> float:
-    """½^rank: 1 for the session's own pod, ½ for the one that stands in for it, and so on.
+def session_affinity(rank: int, prompt_tokens: int) -> float:
+    """½^rank × tokens ÷ (tokens + 1000), with the tokens of the prompt; 1000 if they are not known.
 
-    `rank` is the pod's place in the session's order (see `octavo.service.gateway.ring`).
+    `rank` is the pod's place in the session's order (see `octavo.service.gateway.ring`): 0 is the session's
+    own, the next ones stand in for it. What a pod may have cached of the session is at most the prompt, so a
+    short one, such as a session's first, goes where it is served at once.
     """
-    return 0.5**rank
+    tokens = prompt_tokens or TOKENS_WORTH_KEEPING
+    return 0.5**rank * tokens / (tokens + TOKENS_WORTH_KEEPING)
 
 
 LOAD_SCORERS: Mapping[str, Callable[[PodView], float]] = MappingProxyType(
@@ -88,7 +96,7 @@ LOAD_SCORERS: Mapping[str, Callable[[PodView], float]] = MappingProxyType(
 )
 SESSION_AFFINITY = "sessionAffinity"
 DEFAULT_WEIGHTS: Mapping[str, float] = MappingProxyType(
-    {"kvUtilization": 2.0, "waitingTokens": 1.0, "runningRequests": 2.0, SESSION_AFFINITY: 2.0}
+    {"kvUtilization": 1.0, "waitingTokens": 1.0, "runningRequests": 1.0, SESSION_AFFINITY: 3.0}
 )
 
 

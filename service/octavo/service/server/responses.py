@@ -73,6 +73,7 @@ def load_message(load: EngineLoad) -> engine_pb2.Load:
         waiting=load.waiting,
         waiting_tokens=load.waiting_tokens,
         max_num_seqs=load.max_num_seqs,
+        prefill_tokens=load.prefill_tokens,
         output_tokens_per_second=load.output_tokens_per_second,
         total_output_tokens=load.total_output_tokens,
         total_preemptions=load.preemptions,
