@@ -18,15 +18,19 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import grpc
 import httpx2
+from opentelemetry.trace import NoOpTracer
 from rich.console import Console
 from rich.table import Table
 
+from octavo.service.backend import Origin
+from octavo.service.server.relay import Relay
+from octavo.service.telemetry.rpc import RelayDoor
 from octavo.v1 import engine_pb2
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1.engine_pb2_grpc import EngineServicer, add_EngineServicer_to_server
@@ -37,23 +41,40 @@ PROMPT = "Why is the sky blue?"
 
 
 class IdlePod(InferenceServicer, EngineServicer):
-    """Sends a token to each stream `rate` times a second, and the first one at once."""
+    """Brings a token to each stream at each step, as an engine does, and the first one at once."""
 
     def __init__(self, rate: float) -> None:
         self.pause = 1 / rate
+        self.step = asyncio.Event()
+        self.stopped = asyncio.Event()
 
-    async def Generate(self, request: pb.GenerateRequest, context: Any) -> None:
-        count = request.sampling.max_tokens
+    async def run(self) -> None:
         due = time.monotonic()
+        while True:
+            due += self.pause
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+            step, self.step = self.step, asyncio.Event()
+            step.set()
+
+    async def generate(self, request: pb.GenerateRequest, origin: Origin) -> AsyncGenerator[pb.Delta]:
+        count = request.sampling.max_tokens
         for number in range(1, count + 1):
             delta = pb.Delta(
                 text=" word", token_ids=[number], usage=pb.Usage(prompt_tokens=8, output_tokens=number)
             )
             if number == count:
                 delta.finish_reason = pb.FINISH_REASON_LENGTH
+            yield delta
+            if number < count:
+                await self.step.wait()
+
+    async def Generate(self, request: pb.GenerateRequest, context: Any) -> None:
+        async for delta in self.generate(request, Origin()):
             await context.write(pb.GenerateResponse(delta=delta))
-            due += self.pause
-            await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+    async def Relay(self, commands: Any, context: Any) -> None:
+        backend: Any = self
+        await Relay(backend, context.write, RelayDoor(NoOpTracer(), context)).run(commands, self.stopped)
 
     async def GetModel(self, request: Any, context: Any) -> pb.GetModelResponse:
         return pb.GetModelResponse(model=pb.Model(name=MODEL, block_size=16, max_model_len=4096))
@@ -73,7 +94,9 @@ def serve_pod(rate: float, port: Any) -> None:
         add_EngineServicer_to_server(pod, server)
         port.send(server.add_insecure_port("127.0.0.1:0"))
         await server.start()
+        stepping = asyncio.create_task(pod.run())
         await server.wait_for_termination()
+        stepping.cancel()
 
     asyncio.run(serve())
 

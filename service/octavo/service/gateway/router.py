@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import grpc
 from opentelemetry.context import get_current
 
+from octavo.service.gateway.link import Links
 from octavo.service.gateway.picker import Query
 from octavo.service.gateway.placement import Placement
 from octavo.service.gateway.pod import PodState
@@ -19,30 +20,29 @@ from octavo.service.gateway.pool import RETRY_SOON
 from octavo.service.gateway.retry import RetryBudget, RetrySettings
 from octavo.service.gateway.upstream import (
     LOST,
+    Left,
     ended_when_lost,
     status_of_call,
     trouble_of_call,
     was_lost,
 )
 from octavo.service.rpc.refusals import Relayed, Unavailable
-from octavo.service.telemetry.context import to_metadata
+from octavo.service.telemetry.context import to_command, to_metadata
 from octavo.service.telemetry.passage import GatewayTelemetry
 from octavo.service.telemetry.setup import Telemetry
 from octavo.v1 import inference_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Iterator
 
     from octavo.service.backend import Origin
     from octavo.service.gateway.directory import Directory
-    from octavo.service.gateway.pod import Pod
     from octavo.service.gateway.pool import Pool
     from octavo.service.gateway.upstream import Trouble
     from octavo.service.telemetry.passage import Passage
 
 log = logging.getLogger(__name__)
 
-GENERATE = "/octavo.v1.Inference/Generate"
 BYTES_PER_TOKEN = 4
 """Of a prompt, about: good enough for a pick."""
 SEED_BITS = 64
@@ -99,6 +99,7 @@ class Router:
         self.settings = settings or RetrySettings()
         self.budget = RetryBudget(self.settings)
         self._random = random or Random()
+        self._links = Links()
         self._refusal: Unavailable | None = None
         self._num_running = 0
         self._idle = asyncio.Event()
@@ -121,6 +122,10 @@ class Router:
         self._refusal = Unavailable("the gateway is draining", RETRY_SOON)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._idle.wait(), grace)
+
+    async def close(self) -> None:
+        """Ends what still runs."""
+        await self._links.close()
 
     @property
     def draining(self) -> bool:
@@ -165,36 +170,28 @@ class Router:
             pick = await placement.first()
             while True:
                 before = len(progress.token_ids)
-                finished = False
+                trace = to_command(passage.arrives(pick.pod.address, before))
                 trouble: Trouble | None = None
-                metadata = to_metadata(passage.arrives(pick.pod.address, before))
-                call = _generate_of(pick.pod)(message, metadata=metadata)
+                finished = False
+                inbox = await self._links.of(pick).begin(message, trace)
                 try:
-                    with ended_when_lost(call, pick):
-                        read: Callable[[], Any] = call.read
-                        while (response := await read()) is not grpc.aio.EOF:
-                            delta = pb.GenerateResponse.FromString(response).delta
-                            if not progress.begun:
-                                passage.first_output()
-                            if progress.note(delta):
-                                response = pb.GenerateResponse(delta=delta).SerializeToString()
-                            if finished := bool(delta.finish_reason):
-                                passage.finished(delta.finish_reason, delta.usage)
-                            yield Piece(response, delta)
-                    trouble = LOST  # if it has not finished: a pod ends no stream without a reason
-                except grpc.aio.AioRpcError as error:
-                    trouble = trouble_of_call(error)
-                    if trouble is None and not finished:
-                        raise Relayed(status_of_call(error)) from None
-                except asyncio.CancelledError:
-                    if not was_lost(pick):
-                        raise
-                    trouble = LOST
-                finally:
-                    pick.done(failed=not finished and trouble is not None and trouble.failed)
-                if finished or trouble is None:
-                    placement.succeeded()
+                    while not finished:
+                        response = await inbox.read()
+                        delta = pb.GenerateResponse.FromString(response).delta
+                        if not progress.begun:
+                            passage.first_output()
+                        if progress.note(delta):
+                            response = pb.GenerateResponse(delta=delta).SerializeToString()
+                        if finished := bool(delta.finish_reason):
+                            passage.finished(delta.finish_reason, delta.usage)
+                            placement.succeeded()
+                        yield Piece(response, delta)
                     return
+                except Left as left:
+                    trouble = left.trouble
+                finally:
+                    inbox.close(finished=finished)
+                    pick.done(failed=trouble is not None and trouble.failed)
                 told = progress.token_ids
                 log.info("after %d tokens a request leaves %s: %s", len(told), pick.pod.address, trouble)
                 passage.leaves(trouble.reason, trouble.status)
@@ -261,11 +258,6 @@ def prompt_tokens(prompt: pb.Prompt) -> int:
     if prompt.HasField("token_ids"):
         return len(prompt.token_ids.ids)
     return prompt.ByteSize() // BYTES_PER_TOKEN
-
-
-def _generate_of(pod: Pod) -> Any:
-    """`Generate` of a pod, its responses as they are on the wire: they are passed on as they came."""
-    return pod.channel.unary_stream(GENERATE, request_serializer=pb.GenerateRequest.SerializeToString)
 
 
 def _facts(pool: Pool) -> pb.Model | None:

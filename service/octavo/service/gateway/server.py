@@ -106,4 +106,6 @@ class Server:
         if self._http is not None:
             stopping.append(self._http.stop(LAST_WORDS))
         await asyncio.gather(*stopping)
+        if self._router is not None:
+            await self._router.close()
         await asyncio.to_thread(self._telemetry.close)

@@ -12,8 +12,8 @@ from octavo.engine import EngineStopped, OctavoError
 from octavo.service.gateway.picker import Query
 from octavo.service.gateway.router import Progress
 from octavo.service.gateway.session_turn import Turn
-from octavo.service.gateway.session_upstream import Left, Upstream
-from octavo.service.gateway.upstream import LOST, Trouble, trouble_of
+from octavo.service.gateway.session_upstream import Upstream
+from octavo.service.gateway.upstream import LOST, Left, Trouble, trouble_of
 from octavo.service.rpc.boundary import Malformed
 from octavo.service.rpc.refusals import within
 from octavo.service.rpc.status import status_of

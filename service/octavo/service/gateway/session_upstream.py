@@ -10,6 +10,7 @@ import grpc
 
 from octavo.service.gateway.upstream import (
     LOST,
+    Left,
     Trouble,
     ended_when_lost,
     status_of_call,
@@ -25,14 +26,6 @@ if TYPE_CHECKING:
     from octavo.service.gateway.pool import Pick
     from octavo.service.gateway.session_turn import Turn
     from octavo.v1 import inference_pb2 as pb
-
-
-class Left(Exception):
-    """A pod cannot do its part, because of `trouble`."""
-
-    def __init__(self, trouble: Trouble) -> None:
-        super().__init__(str(trouble))
-        self.trouble = trouble
 
 
 class Upstream:

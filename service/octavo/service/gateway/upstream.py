@@ -50,6 +50,14 @@ class Trouble:
         return self.status.message
 
 
+class Left(Exception):
+    """A pod cannot do its part, because of `trouble`."""
+
+    def __init__(self, trouble: Trouble) -> None:
+        super().__init__(str(trouble))
+        self.trouble = trouble
+
+
 LOST = Trouble(True, False, pb.Status(code=code_pb2.UNAVAILABLE, message="the pod was lost"))
 
 

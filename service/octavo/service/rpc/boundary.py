@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from octavo.engine import InvalidRequest, OctavoError
+from octavo.engine import InvalidRequest, OctavoError, Violation
+from octavo.service.rpc.refusals import MessageTooLarge
 from octavo.service.rpc.status import status_of
 from octavo.service.rpc.wire import parse
 from octavo.v1 import engine_pb2, gateway_pb2, inference_pb2
@@ -38,6 +39,10 @@ class Boundary(grpc.aio.ServerInterceptor):
     one request is refused here.
     """
 
+    def __init__(self, max_message_size: int | None = None) -> None:
+        """max_message_size: of a request in bytes, if gRPC takes larger ones, for `Engine.Relay`."""
+        self._max_message_size = max_message_size
+
     async def intercept_service(
         self,
         continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
@@ -48,8 +53,10 @@ class Boundary(grpc.aio.ServerInterceptor):
         if handler is None or message_type is None:
             return handler
         kind = _kind(handler)
+        # A relayed request is one that a gateway has taken, in an envelope.
+        limit = None if message_type is engine_pb2.RelayRequest else self._max_message_size
         return handler._replace(
-            request_deserializer=_reader(message_type), **{kind: _guarded(getattr(handler, kind))}
+            request_deserializer=_reader(message_type, limit), **{kind: _guarded(getattr(handler, kind))}
         )
 
 
@@ -86,9 +93,12 @@ def _kind(handler: Any) -> str:
     return f"{request}_{response}"
 
 
-def _reader(message_type: type[Message]) -> Callable[[bytes], Message | Malformed]:
+def _reader(message_type: type[Message], limit: int | None) -> Callable[[bytes], Message | Malformed]:
     def read(data: bytes) -> Message | Malformed:
         try:
+            if limit is not None and len(data) > limit:
+                rule = f"must not be larger than {limit} bytes"
+                raise MessageTooLarge(Violation(message_type.DESCRIPTOR.name, f"{len(data)} bytes", rule))
             return parse(message_type, data)
         except InvalidRequest as error:
             return Malformed(error)

@@ -29,6 +29,10 @@ class TooManyRequests(InvalidRequest):
     """The session has as many running and held requests as one session may have."""
 
 
+class MessageTooLarge(InvalidRequest):
+    """A request message is larger than the server takes."""
+
+
 class NotHeld(InvalidRequest):
     """The request exists, but cannot be continued."""
 

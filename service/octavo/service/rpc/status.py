@@ -12,6 +12,7 @@ from google.rpc.error_details_pb2 import BadRequest, RetryInfo
 from octavo.engine import EngineStopped, InvalidRequest, QueueFull, Violation
 from octavo.service.rpc.refusals import (
     DuplicateRequest,
+    MessageTooLarge,
     NotHeld,
     Relayed,
     TooManyRequests,
@@ -30,6 +31,7 @@ CODES: tuple[tuple[type[Exception], int], ...] = (
     (UnknownRequest, code_pb2.NOT_FOUND),
     (DuplicateRequest, code_pb2.ALREADY_EXISTS),
     (TooManyRequests, code_pb2.RESOURCE_EXHAUSTED),
+    (MessageTooLarge, code_pb2.RESOURCE_EXHAUSTED),
     (NotHeld, code_pb2.FAILED_PRECONDITION),
     (InvalidRequest, code_pb2.INVALID_ARGUMENT),
     (QueueFull, code_pb2.RESOURCE_EXHAUSTED),

@@ -11,9 +11,6 @@ from octavo.service.rpc.refusals import DuplicateRequest, NotHeld, TooManyReques
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
 
-    from octavo.service.rpc.boundary import Malformed
-    from octavo.v1 import inference_pb2 as pb
-
 MAX_REQUESTS = 1024
 """Running and held ones of one session: a client that forgets to release what it holds is told so."""
 MAX_ID_LENGTH = 128
@@ -30,6 +27,7 @@ class AnyTurn(Protocol):
 
 
 T = TypeVar("T", bound=AnyTurn)
+C = TypeVar("C")
 
 
 class Turns(Generic[T]):
@@ -94,9 +92,7 @@ def no_command() -> InvalidRequest:
     return InvalidRequest(Violation("command", None, "is required: one of submit, continuation, cancel"))
 
 
-async def commands_until(
-    stopped: asyncio.Event, commands: AsyncIterator[pb.SessionRequest | Malformed]
-) -> AsyncIterator[pb.SessionRequest | Malformed]:
+async def commands_until(stopped: asyncio.Event, commands: AsyncIterator[C]) -> AsyncIterator[C]:
     """The commands up to the client's last one, or until `stopped` is set."""
     end = asyncio.ensure_future(stopped.wait())
     iterator = aiter(commands)

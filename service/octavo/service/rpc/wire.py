@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FieldDescriptor
@@ -16,10 +16,11 @@ from octavo.engine import InvalidRequest, Violation
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+M = TypeVar("M", bound=Message)
 VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5
 
 
-def parse(message_type: type[Message], data: bytes) -> Message:
+def parse(message_type: type[M], data: bytes) -> M:
     """The message, all of whose fields and enum values are known. InvalidRequest names the first bad field.
 
     Protobuf keeps fields that it does not know, for programs that pass messages on. A server that

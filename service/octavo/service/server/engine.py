@@ -11,14 +11,17 @@ import grpc
 from octavo.engine import EngineStopped, InvalidRequest, Violation
 from octavo.service.rpc.boundary import writer
 from octavo.service.rpc.intervals import interval_of
+from octavo.service.server.relay import Relay
 from octavo.service.server.responses import load_message
+from octavo.service.telemetry.rpc import RelayDoor
 from octavo.v1 import engine_pb2 as pb
 from octavo.v1.engine_pb2_grpc import EngineServicer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from octavo.engine.async_engine import AsyncEngine
+    from octavo.service.rpc.boundary import Malformed
+    from octavo.service.server.backend import EngineBackend
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -28,12 +31,13 @@ class Engine(EngineServicer):
 
     def __init__(
         self,
-        engine: AsyncEngine,
+        backend: EngineBackend,
         grace_period: float,
         drain: Callable[[float], Awaitable[None]],
         stopped: asyncio.Event,
     ) -> None:
-        self.engine = engine
+        self.backend = backend
+        self.engine = backend.engine
         self.grace_period = grace_period
         self.drain = drain
         self.stopped = stopped
@@ -55,3 +59,7 @@ class Engine(EngineServicer):
                 raise InvalidRequest(Violation("grace_period", f"{grace:g} s", "must not be negative"))
         await self.drain(grace)
         return pb.DrainResponse()
+
+    async def Relay(self, commands: AsyncIterator[pb.RelayRequest | Malformed], context: Context) -> None:
+        relay = Relay(self.backend, writer(context), RelayDoor(self.backend.tracer, context))
+        await relay.run(commands, self.stopped)

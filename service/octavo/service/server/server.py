@@ -29,6 +29,8 @@ SERVICES = (
     inference_pb2.DESCRIPTOR.services_by_name["Inference"].full_name,
     engine_pb2.DESCRIPTOR.services_by_name["Engine"].full_name,
 )
+ENVELOPED = 2
+"""Times the largest request: room for what a gateway adds to one that it brings from another server."""
 MARGIN = 1.0
 """Seconds beyond the grace period for a drain to end what is left."""
 LAST_WORDS = 2.0
@@ -42,8 +44,10 @@ class Server:
         """address: host:port, or unix:path. ConfigError if nothing can listen there. Needs a running loop."""
         self.config = config
         self._telemetry = Telemetry.start("octavo-engine")
-        interceptors = [TracedCalls(self._telemetry.tracer), Boundary()]
-        self._grpc = grpc.aio.server(interceptors=interceptors, options=options(config.max_message_size))
+        interceptors = [TracedCalls(self._telemetry.tracer), Boundary(config.max_message_size)]
+        self._grpc = grpc.aio.server(
+            interceptors=interceptors, options=options(ENVELOPED * config.max_message_size)
+        )
         self._health = health.aio.HealthServicer()
         self._stopped = asyncio.Event()
         self._drained: asyncio.Task[None] | None = None
@@ -64,7 +68,7 @@ class Server:
         engine.observer = EngineMetrics(self._telemetry, engine, served_name)
         backend = EngineBackend(engine, served_name, self._telemetry.tracer)
         inference = Inference(backend, self._stopped)
-        cluster = Engine(engine, self.config.grace_period, self.drain, self._stopped)
+        cluster = Engine(backend, self.config.grace_period, self.drain, self._stopped)
         inference_pb2_grpc.add_InferenceServicer_to_server(inference, self._grpc)
         engine_pb2_grpc.add_EngineServicer_to_server(cluster, self._grpc)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._grpc)

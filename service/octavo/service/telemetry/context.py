@@ -10,6 +10,7 @@ from opentelemetry.context import Context, get_current
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from octavo.v1 import engine_pb2
     from octavo.v1 import inference_pb2 as pb
 
 
@@ -23,7 +24,7 @@ def from_headers(headers: Iterable[tuple[bytes, bytes]]) -> Context:
     return _extracted({key.decode("latin-1").lower(): value.decode("latin-1") for key, value in headers})
 
 
-def from_command(command: pb.SessionRequest) -> Context:
+def from_command(command: pb.SessionRequest | engine_pb2.RelayRequest) -> Context:
     """The context of a session's command: its own, or else the current one, which is the stream's."""
     if not command.traceparent:
         return get_current()

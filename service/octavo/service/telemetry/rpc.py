@@ -11,6 +11,7 @@ from opentelemetry import context as contexts
 from octavo.service.telemetry import attributes as of
 from octavo.service.telemetry.context import from_command, from_metadata
 from octavo.service.telemetry.tracing import current, fail, start_server_span
+from octavo.v1 import engine_pb2
 from octavo.v1 import inference_pb2 as pb
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 INFERENCE = pb.DESCRIPTOR.services_by_name["Inference"].full_name
 SESSION = f"/{INFERENCE}/Session"
+RELAY = f"{engine_pb2.DESCRIPTOR.services_by_name['Engine'].full_name}/Relay"
 KINDS = ("unary_unary", "unary_stream", "stream_unary", "stream_stream")
 
 Call = grpc.aio.ServicerContext[Any, Any]
@@ -91,6 +93,21 @@ class SessionDoor:
         name = SESSION.removeprefix("/")
         span = start_server_span(self._tracer, name, from_command(command), attributes)
         with current(span, ends=False):
+            yield span
+
+
+class RelayDoor:
+    """A SERVER span for each request that a gateway passes on, below its attempt there."""
+
+    def __init__(self, tracer: Tracer, call: Call) -> None:
+        self._tracer = tracer
+        self._attributes = of_call(RELAY, call)
+
+    @contextmanager
+    def entered(self, command: engine_pb2.RelayRequest) -> Iterator[Span]:
+        """Around all of a request."""
+        span = start_server_span(self._tracer, RELAY, from_command(command), self._attributes)
+        with current(span):
             yield span
 
 
