@@ -75,7 +75,8 @@ def trouble_of_call(error: grpc.aio.AioRpcError) -> Trouble | None:
     if (status := _details(error)) is not None:
         return trouble_of(status)
     if error.code() in BROKEN:
-        return Trouble(True, False, status_of_call(error))
+        # Whatever gRPC calls it: when a pod is lost, it depends on who notices first.
+        return Trouble(True, False, pb.Status(code=code_pb2.UNAVAILABLE, message=error.details() or ""))
     return None
 
 
