@@ -87,7 +87,7 @@ def test_unless_told_it_is_text_on_a_terminal_and_json_elsewhere() -> None:
 
 def test_libraries_log_in_the_same_way() -> None:
     stream = logged("json")
-    logging.getLogger("uvicorn.error").info("started", extra={"color_message": "[started]"})
+    logging.getLogger("uvicorn.error").error("started", extra={"color_message": "[started]"})
     entry = json.loads(stream.getvalue())
     assert (entry["logger"], entry["message"]) == ("uvicorn.error", "started")
     assert "color_message" not in entry
