@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
-from bisect import bisect_left
+from bisect import bisect_left, insort
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -12,6 +12,9 @@ if TYPE_CHECKING:
 
 POINTS = 64
 """Places of each pod on the ring: shares then differ by about an eighth (1 ÷ √64)."""
+
+FEW = 8
+"""Pods that may come and go without sorting all points anew."""
 
 
 class Ring:
@@ -22,19 +25,37 @@ class Ring:
     """
 
     def __init__(self) -> None:
-        self._points: list[tuple[int, str]] = []
+        self._pods: frozenset[str] = frozenset()
+        self._points: list[int] = []
+        """In order."""
+        self._owners: dict[int, str] = {}
 
     def set(self, pods: Iterable[str]) -> None:
         """These are the pods from now on."""
-        self._points = sorted((point, pod) for pod in pods for point in _points(pod))
+        wanted = frozenset(pods)
+        gone, new = self._pods - wanted, wanted - self._pods
+        self._pods = wanted
+        for pod in gone:
+            for point in _points(pod):
+                del self._owners[point]
+        self._owners.update((point, pod) for pod in new for point in _points(pod))
+        if len(gone) + len(new) > FEW:
+            self._points = sorted(self._owners)
+            return
+        for pod in gone:
+            for point in _points(pod):
+                del self._points[bisect_left(self._points, point)]
+        for pod in new:
+            for point in _points(pod):
+                insort(self._points, point)
 
     def order(self, session: str) -> Iterator[str]:
         """All pods, the session's own first."""
         seen: set[str] = set()
         points = self._points
-        start = bisect_left(points, (_hash(session), ""))
+        start = bisect_left(points, _hash(session))
         for i in range(start, start + len(points)):
-            pod = points[i % len(points)][1]
+            pod = self._owners[points[i % len(points)]]
             if pod not in seen:
                 seen.add(pod)
                 yield pod
