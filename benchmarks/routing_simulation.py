@@ -1,6 +1,6 @@
 """How long requests wait for their first token, by how their pods are picked: a discrete-event simulation.
 
-    python benchmarks/routing_simulation.py [--pods 100] [--gateways 2] [--rates 12 16 18] [--seed 1]
+    python benchmarks/routing_simulation.py [--pods 100] [--gateways 2] [--rates 12 16 18] [--sessions 0.9]
 
 Pods batch continuously as Octavo's engine does: one token budget per step for prefill chunks and decodes,
 KV blocks that grow with the sequences, preemption by recompute, a prefix cache that is evicted least
@@ -509,6 +509,9 @@ def main() -> None:
     parser.add_argument("--pods", type=int, default=100)
     parser.add_argument("--gateways", type=int, default=2)
     parser.add_argument("--rates", type=float, nargs="+", default=[12, 16, 18], help="requests/s and pod")
+    parser.add_argument(
+        "--sessions", type=float, default=Load().in_sessions, help="share of requests in sessions"
+    )
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
 
@@ -520,7 +523,12 @@ def main() -> None:
             (rate, name): workers.submit(
                 simulate,
                 policy,
-                Setup(options.pods, options.gateways, load=Load(rate=rate), seed=options.seed),
+                Setup(
+                    options.pods,
+                    options.gateways,
+                    load=Load(rate=rate, in_sessions=options.sessions),
+                    seed=options.seed,
+                ),
             )
             for rate in options.rates
             for name, policy in POLICIES.items()
