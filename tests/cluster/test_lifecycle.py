@@ -67,7 +67,8 @@ async def test_load_scales_up_idleness_to_zero_and_a_request_wakes(
         for task in traffic.tasks:
             task.cancel()
         await asyncio.gather(*traffic.tasks, return_exceptions=True)
-        await kubectl.until("oim/elastic", lambda oim: status(oim).get("replicas") == 1, 60)
+        # Arrivals are averaged over a minute.
+        await kubectl.until("oim/elastic", lambda oim: status(oim).get("replicas") == 1, 150)
 
         await kubectl.patch(
             "oim/elastic", {"spec": {"scaling": {"minReplicas": 0, "scaleToZeroAfter": "10s"}}}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections import defaultdict
 from datetime import datetime
 from pathlib import Path
 
@@ -27,9 +28,10 @@ def test_no_call_was_forbidden(installation: Installation) -> None:
         "octavo-operator",
         "octavo-gateway",
     }
-    forbidden = [
-        f"{event['user']['username']} {event['verb']} {event['requestURI']}"
-        for event in ours
-        if event.get("annotations", {}).get("authorization.k8s.io/decision") == "forbid"
-    ]
-    assert forbidden == []
+    decisions: dict[str, set[str]] = defaultdict(set)
+    for event in ours:
+        path = event["requestURI"].partition("?")[0]
+        decision = event.get("annotations", {}).get("authorization.k8s.io/decision", "")
+        decisions[f"{event['user']['username']} {event['verb']} {path}"].add(decision)
+    # An API server that has just started forbids what it has not read the roles of yet; and allows it then.
+    assert [call for call, made in decisions.items() if "forbid" in made and "allow" not in made] == []
