@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from octavo.engine.config import BLOCK_SIZE, EngineConfig
-from octavo.engine.engine import Engine, load_engine
+from octavo.engine.engine import Engine
+from octavo.engine.loading import load_engine
 from octavo.engine.models.source import open_model
 from octavo.engine.params import SamplingParams
 

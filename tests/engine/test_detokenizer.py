@@ -6,8 +6,10 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import AddedToken
 
 from octavo.engine.detokenizer import Detokenizer
 from octavo.engine.models.source import open_model
@@ -24,6 +26,17 @@ SPM_PIECES = ["▁", "▁▁", "l", "ow", "▁low", "▁Hi", "世", "é", "\n", 
 @pytest.fixture(scope="session")
 def byte_level(smollm2_path: Path) -> Tokenizer:
     return open_model(str(smollm2_path)).tokenizer()
+
+
+def with_tags(tokenizer: Tokenizer, *tags: str) -> Tokenizer:
+    backend = tokenizers.Tokenizer.from_str(tokenizer.backend.to_str())
+    backend.add_tokens([AddedToken(tag, special=False, normalized=False) for tag in tags])
+    return Tokenizer(backend, tokenizer.special_tokens)
+
+
+@pytest.fixture(scope="session")
+def thinker(byte_level: Tokenizer) -> Tokenizer:
+    return with_tags(byte_level, "<think>", "</think>")
 
 
 @pytest.fixture(scope="session")
@@ -57,6 +70,7 @@ SPM_IDS = st.lists(
     ),
     max_size=30,
 ).map(lambda runs: [token for run in runs for token in run])
+STOPS = st.lists(st.text("ab ", min_size=1, max_size=5), max_size=3)
 CUTS = st.lists(st.integers(1, 5), min_size=60, max_size=60)
 
 
@@ -130,8 +144,10 @@ def test_the_first_space_is_stripped_and_no_other() -> None:
     assert [detokenizer.push([token_id]) for token_id in (1, hi, 2, hi)] == ["", "Hi", "", " Hi"]
 
 
-def push_text(tokenizer: Tokenizer, text: str, *stop: str) -> tuple[list[str], Detokenizer]:
-    detokenizer = Detokenizer(tokenizer, stop)
+def push_text(
+    tokenizer: Tokenizer, text: str, *stop: str, include_stop: bool = False
+) -> tuple[list[str], Detokenizer]:
+    detokenizer = Detokenizer(tokenizer, stop, include_stop=include_stop)
     parts = [detokenizer.push([token_id]) for token_id in tokenizer.encode(text)]
     return [*parts, detokenizer.flush()], detokenizer
 
@@ -207,6 +223,82 @@ def test_emitted_text_is_the_text_before_the_first_stop_string(
     assert emitted == (text[: min(starts)] if ends else text)
     assert detokenizer.stopped == bool(ends)
     assert detokenizer.num_tokens == (min(ends) if ends else len(text))
+
+
+def test_a_stop_string_that_is_included_ends_the_text(byte_level: Tokenizer) -> None:
+    parts, detokenizer = push_text(byte_level, "one two\n\nthree four", "\n\nth", include_stop=True)
+
+    assert "".join(parts) == "one two\n\nth"
+    assert detokenizer.stopped
+
+
+def test_of_stop_strings_that_begin_together_the_shortest_is_included(byte_level: Tokenizer) -> None:
+    parts, _ = push_text(byte_level, "hello world", " world", " wo", include_stop=True)
+
+    assert "".join(parts) == "hello wo"
+
+
+@given(st.text("ab ", max_size=40), STOPS, CUTS, st.booleans())
+def test_text_in_pieces_is_the_whole_text_cut_once(
+    byte_level: Tokenizer, text: str, stop: list[str], sizes: list[int], include: bool
+) -> None:
+    """Tokens of several letters: the first that completes any stop string ends the text."""
+    token_ids = byte_level.encode(text)
+    expected, num_tokens = text, len(token_ids)
+    for count in range(len(token_ids) + 1):
+        so_far = byte_level.decode(token_ids[:count])
+        if found := [(so_far.find(word), len(word)) for word in stop if word in so_far]:
+            start, length = min(found)
+            expected, num_tokens = so_far[: start + length if include else start], count
+            break
+    detokenizer = Detokenizer(byte_level, tuple(stop), include_stop=include)
+
+    parts = [detokenizer.push(push) for push in pushes(token_ids, sizes)]
+
+    assert "".join(parts) + detokenizer.flush() == expected
+    assert detokenizer.num_tokens == num_tokens
+    for index in range(len(parts)):
+        assert expected.startswith("".join(parts[: index + 1]))
+
+
+@given(SPM_IDS, st.integers(0, 30), st.sampled_from([STRIPPING, PLAIN]))
+def test_behind_an_echo_text_goes_on_as_if_decoded_with_it(
+    token_ids: list[int], start: int, tokenizer: Tokenizer
+) -> None:
+    check_echo(tokenizer, token_ids, start)
+
+
+@given(st.lists(st.integers(0, 49_200), max_size=30), st.integers(0, 30))
+def test_behind_an_echo_bytes_go_on_as_if_decoded_with_it(
+    byte_level: Tokenizer, token_ids: list[int], start: int
+) -> None:
+    check_echo(byte_level, token_ids, start)
+
+
+def check_echo(tokenizer: Tokenizer, token_ids: list[int], start: int) -> None:
+    detokenizer = Detokenizer(tokenizer)
+
+    text = detokenizer.echo(token_ids[:start])
+    parts = [detokenizer.push([token_id]) for token_id in token_ids[start:]]
+
+    assert text + "".join(parts) + detokenizer.flush() == tokenizer.decode(token_ids)
+    assert detokenizer.num_tokens == len(token_ids[start:])
+
+
+def test_no_stop_string_ends_an_echo(byte_level: Tokenizer) -> None:
+    detokenizer = Detokenizer(byte_level, ("two",))
+
+    assert detokenizer.echo(byte_level.encode("one two")) == "one two"
+    assert not detokenizer.stopped
+    assert detokenizer.push(byte_level.encode(" three")) == " three"
+
+
+def test_newlines_that_are_skipped_complete_no_stop_string(byte_level: Tokenizer) -> None:
+    detokenizer = Detokenizer(byte_level, ("\n\n",))
+    detokenizer.skip_newlines()
+
+    assert detokenizer.push(byte_level.encode("\n\n\none\n\ntwo")) == "one"
+    assert detokenizer.stopped
 
 
 @pytest.mark.parametrize("name", ["byte level", "sentence piece", "bytes only"])

@@ -12,8 +12,9 @@ from typing import Any
 import pytest
 
 from octavo.engine.config import EngineConfig
-from octavo.engine.engine import Engine, load_engine
+from octavo.engine.engine import Engine
 from octavo.engine.errors import ConfigError, InvalidRequest, ModelError
+from octavo.engine.loading import load_engine
 from octavo.engine.models.source import open_model
 from octavo.engine.output import FinishReason
 from octavo.engine.params import SamplingParams
@@ -28,7 +29,9 @@ GREEDY = SamplingParams(temperature=0, max_tokens=20, ignore_eos=True)
 @pytest.fixture(scope="module")
 def loaded(tiny_model: Callable[..., Path]) -> Engine:
     folder = str(tiny_model("llama"))
-    return load_engine(open_model(folder), EngineConfig(model=folder, dtype="float32", kv_cache_memory="8Mi"))
+    return load_engine(
+        open_model(folder), EngineConfig(model=folder, dtype="float32", kv_cache_memory="8Mi", threads=1)
+    )
 
 
 @pytest.fixture
@@ -214,7 +217,7 @@ def test_loading_leaves_no_threads_to_compete_with_those_that_step(tiny_model: C
     code = f"""
 import os, torch
 from octavo.engine.config import EngineConfig
-from octavo.engine.engine import load_engine
+from octavo.engine.loading import load_engine
 from octavo.engine.models.source import open_model
 before = len(os.listdir("/proc/self/task"))
 load_engine(open_model({str(tiny_model("llama"))!r}), EngineConfig(kv_cache_memory="1Mi"))

@@ -15,7 +15,7 @@ GREEDY = SamplingParams(temperature=0, max_tokens=12, ignore_eos=True)
 
 @pytest.fixture(scope="module")
 def llm(tiny_model: Callable[..., Path]) -> LLM:
-    return LLM(str(tiny_model("qwen3")), dtype="float32", kv_cache_memory="8Mi")
+    return LLM(str(tiny_model("qwen3")), dtype="float32", kv_cache_memory="8Mi", threads=1)
 
 
 def test_completions_come_in_the_order_of_the_prompts(llm: LLM) -> None:

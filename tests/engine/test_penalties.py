@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from octavo.engine.config import EngineConfig
-from octavo.engine.engine import Engine, load_engine
+from octavo.engine.engine import Engine
+from octavo.engine.loading import load_engine
 from octavo.engine.models.source import open_model
 from octavo.engine.params import SamplingParams
 
@@ -25,7 +26,7 @@ def loaded(tiny_model: Callable[..., Path]) -> tuple[Engine, Any]:
     from transformers import AutoModelForCausalLM
 
     folder = tiny_model("llama")
-    config = EngineConfig(model=str(folder), dtype="float32", kv_cache_memory="8Mi")
+    config = EngineConfig(model=str(folder), dtype="float32", kv_cache_memory="8Mi", threads=1)
     return load_engine(open_model(str(folder)), config), AutoModelForCausalLM.from_pretrained(folder).eval()
 
 

@@ -13,9 +13,10 @@ import pytest
 from octavo.engine.async_engine import AsyncEngine
 from octavo.engine.config import EngineConfig
 from octavo.engine.detokenizer import Detokenizer
-from octavo.engine.engine import Engine, load_engine
+from octavo.engine.engine import Engine
 from octavo.engine.errors import InvalidRequest
 from octavo.engine.info import EngineLoad
+from octavo.engine.loading import load_engine
 from octavo.engine.models.source import open_model
 from octavo.engine.output import FinishReason, Usage
 from octavo.engine.params import SamplingParams
@@ -126,7 +127,7 @@ async def test_a_reader_has_read_what_was_resumed(loaded: Loaded) -> None:
         tokens = (await whole(engine, GREEDY)).output_token_ids
         stream = engine.submit(PROMPT, GREEDY, resume=Resumption(tokens[:10]))
         await until(lambda: stream._sequence.status is Status.PAUSED)
-        assert len(stream._pending) == 4
+        assert stream._outputs.num_pending == 4
         await read(stream)
         assert stream.output_token_ids == tokens
 

@@ -11,6 +11,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from octavo.engine.block_manager import BlockManager, extend_hashes
 from octavo.engine.params import SamplingParams
+from octavo.engine.request import Request
 from octavo.engine.sampling_state import SamplingState
 from octavo.engine.scheduler import Scheduler, StepPlan
 from octavo.engine.sequence import Sequence, Status
@@ -32,6 +33,7 @@ class World:
         ids = [1000 * self.num_sequences + i for i in range(prompt)] if isinstance(prompt, int) else prompt
         sequence = Sequence(
             number=self.num_sequences,
+            request=Request(PARAMS),
             token_ids=array("i", ids),
             num_prompt_tokens=len(ids),
             params=PARAMS,

@@ -11,8 +11,9 @@ import pytest
 
 from octavo.engine.async_engine import AsyncEngine
 from octavo.engine.config import EngineConfig
-from octavo.engine.engine import Engine, load_engine
+from octavo.engine.engine import Engine
 from octavo.engine.errors import EngineStopped
+from octavo.engine.loading import load_engine
 from octavo.engine.models.source import open_model
 from octavo.engine.observer import RequestReport, StepReport
 from octavo.engine.output import FinishReason

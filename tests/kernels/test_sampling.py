@@ -18,7 +18,7 @@ from transformers import (
 )
 
 from octavo.kernels.random import uniform
-from octavo.kernels.reference.sampling import cut, sample
+from octavo.kernels.reference.sampling import cut, sample, score
 
 VOCAB = 50
 
@@ -36,6 +36,7 @@ def batch(num_rows: int, **columns: Any) -> SimpleNamespace:
         "frequency": (0.0, np.float32),
         "presence": (0.0, np.float32),
         "logprobs": (-1, np.int32),
+        "candidates": (0, np.int32),
     }
     rows = {
         k: np.broadcast_to(np.asarray(columns.pop(k, v), t), num_rows).copy()
@@ -48,10 +49,12 @@ def batch(num_rows: int, **columns: Any) -> SimpleNamespace:
         "bias_rows": np.int32,
         "bias_tokens": np.int32,
         "bias_values": np.float32,
+        "mask_rows": np.int32,
     }
+    masks = columns.pop("masks", None)
     rows |= {k: np.asarray(columns.pop(k, []), t) for k, t in sparse.items()}
     assert not columns
-    return SimpleNamespace(**rows)
+    return SimpleNamespace(**rows, masks=lambda: masks)
 
 
 def logits_of(seed: int, num_rows: int = 1, vocab: int = VOCAB) -> torch.Tensor:
@@ -155,7 +158,7 @@ def test_a_bias_of_minus_infinity_forbids_a_token() -> None:
 def test_logprobs_are_of_the_model_whatever_was_cut_or_penalised() -> None:
     logits = logits_of(5)
     expected = torch.log_softmax(logits, -1)
-    chosen, logprobs, top_ids, top_logprobs = sample(
+    chosen, logprobs, top_ids, top_logprobs, *_ = sample(
         logits,
         batch(1, top_k=1, temperature=0.3, logprobs=4, bias_rows=[0], bias_tokens=[2], bias_values=[50.0]),
     )
@@ -169,4 +172,38 @@ def test_logprobs_are_of_the_model_whatever_was_cut_or_penalised() -> None:
 
 
 def test_no_row_pays_for_logprobs_that_none_asked_for() -> None:
-    assert sample(logits_of(6), batch(1))[1:] == (None, None, None)
+    assert sample(logits_of(6), batch(1))[1:] == (None,) * 5
+
+
+@pytest.mark.parametrize("rows", [[1], [0, 1, 2]])
+def test_a_mask_leaves_its_tokens_alone(rows: list[int]) -> None:
+    logits = logits_of(3, num_rows=3)
+    allowed = [[3, 31, 32, 49], [0], [47, 48]]
+    masks = np.zeros((len(rows), 2), np.uint32)
+    for at, row in enumerate(rows):
+        for token in allowed[row]:
+            masks[at, token // 32] |= np.uint32(1 << token % 32)
+    chosen, *_ = sample(logits, batch(3, temperature=0, mask_rows=rows, masks=masks))
+    for row in range(3):
+        among = allowed[row] if row in rows else range(VOCAB)
+        assert chosen[row] == max(among, key=lambda token: logits[row, token])
+
+
+def test_candidates_are_the_likeliest_after_penalties_of_log_probabilities() -> None:
+    logits = logits_of(5, num_rows=2)
+    bias = {"bias_rows": [1], "bias_tokens": [7], "bias_values": [4.0]}
+    *_, ids, logprobs = sample(logits, batch(2, candidates=[0, 5], temperature=0, **bias))
+    expected = torch.log_softmax(logits[1], -1)
+    expected[7] += 4.0
+    best = expected.topk(5)
+    assert ids[1].tolist() == best.indices.tolist()
+    assert logprobs[1].tolist() == pytest.approx(best.values.tolist(), abs=1e-6)
+
+
+def test_scores_are_log_probabilities_of_the_targets() -> None:
+    logits = logits_of(6, num_rows=3)
+    logprobs, top_ids, top_logprobs = score(logits, np.array([4, 0, 49], np.int32), 2)
+    expected = torch.log_softmax(logits, -1)
+    assert logprobs.tolist() == pytest.approx([expected[i, t].item() for i, t in enumerate((4, 0, 49))])
+    assert top_ids.tolist() == expected.topk(2).indices.tolist()
+    assert top_logprobs.ravel().tolist() == pytest.approx(expected.topk(2).values.ravel().tolist())

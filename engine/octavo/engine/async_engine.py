@@ -10,10 +10,10 @@ from dataclasses import replace
 from queue import Empty, SimpleQueue
 from typing import TYPE_CHECKING, NamedTuple
 
-from octavo.engine.engine import load_engine
-from octavo.engine.errors import EngineStopped, QueueFull
+from octavo.engine.constraints import NONE, ConstraintCompiler
+from octavo.engine.errors import EngineStopped, InvalidRequest, QueueFull, Violation
+from octavo.engine.loading import load_engine
 from octavo.engine.models.source import open_model
-from octavo.engine.output import FinishReason
 from octavo.engine.rate import RateMeter
 from octavo.engine.sequence import Status
 from octavo.engine.stream import Stream
@@ -23,9 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as Tokens
 
     from octavo.engine.config import EngineConfig
-    from octavo.engine.engine import Engine, NewToken
+    from octavo.engine.constraints import Constraints
+    from octavo.engine.decoding import NewToken
+    from octavo.engine.engine import Engine
     from octavo.engine.info import EngineLoad, ModelInfo
     from octavo.engine.observer import Observer, StepReport
+    from octavo.engine.output import FinishReason
     from octavo.engine.params import SamplingParams
     from octavo.engine.resumption import Resumption
     from octavo.engine.sequence import Sequence
@@ -62,6 +65,7 @@ class AsyncEngine:
         self.observer: Observer | None = None
         self._engine = engine
         self._config = config
+        self._constraints = ConstraintCompiler(tokenizer, engine.model)
         self._commands: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._streams: dict[Sequence, Stream] = {}
         self._idle = asyncio.Event()
@@ -90,6 +94,15 @@ class AsyncEngine:
         self._refusal = None
         self._thread.start()
 
+    async def compile(self, params: SamplingParams) -> Constraints:
+        """What `submit` needs beside the parameters. InvalidRequest for a grammar that is none.
+
+        In a thread: a schema can take a second, and the streams of others must go on.
+        """
+        if not self._constraints.is_needed(params):
+            return NONE
+        return await asyncio.to_thread(self._constraints.compile, params)
+
     def submit(
         self,
         prompt_token_ids: Tokens[int],
@@ -100,6 +113,7 @@ class AsyncEngine:
         continues: Stream | None = None,
         keep_parent: bool = False,
         resume: Resumption | None = None,
+        constraints: Constraints = NONE,
     ) -> Stream:
         """Queues a request. Lower `priority` values go first.
 
@@ -109,6 +123,7 @@ class AsyncEngine:
         resume: output that another engine made of this prompt with these parameters; the stream yields what
             follows. If it has ended nothing is queued: the stream has its finish reason from the start, and
             yields one empty delta.
+        constraints: of `compile`, of the same parameters.
         Raises InvalidRequest, QueueFull or EngineStopped; nothing is queued then.
         """
         if self._refusal is not None:
@@ -120,7 +135,11 @@ class AsyncEngine:
             hold=hold,
             unread_limit=self._config.stream_buffer,
             resume=resume,
+            constraints=constraints,
         )
+        if continues is not None and params.prompt_logprobs is not None:
+            rule = "must not be set for a continuation: its prompt is not computed again"
+            raise InvalidRequest(Violation("sampling.prompt_logprobs", params.prompt_logprobs, rule))
         waiting = self._num_waiting()
         if waiting >= self._config.max_waiting:
             raise QueueFull(waiting, retry_after=self._seconds_for_a_place())
@@ -170,9 +189,18 @@ class AsyncEngine:
 
     # What streams ask for their sequences.
 
-    def end(self, sequence: Sequence, reason: FinishReason, num_output_tokens: int | None = None) -> None:
-        self._forget(sequence)
+    def end(self, sequence: Sequence, reason: FinishReason, num_output_tokens: int) -> None:
         self._commands.put(lambda: self._engine.finish(sequence, reason, num_output_tokens))
+
+    def cancel(self, sequence: Sequence) -> None:
+        self.forget(sequence)
+        self._commands.put(lambda: self._engine.cancel(sequence))
+
+    def forget(self, sequence: Sequence) -> None:
+        """No more tokens are wanted for a request."""
+        self._streams.pop(sequence, None)
+        if not self._streams:
+            self._idle.set()
 
     def release(self, sequence: Sequence) -> None:
         self._commands.put(lambda: self._engine.release(sequence))
@@ -192,15 +220,10 @@ class AsyncEngine:
         rate = self._rate.per_second(time.monotonic())
         return min(max(self._load.running / rate, 0.5), 30.0) if rate else 1.0
 
-    def _forget(self, sequence: Sequence) -> None:
-        self._streams.pop(sequence, None)
-        if not self._streams:
-            self._idle.set()
-
     def _end_all(self, why: str) -> None:
         for sequence, stream in list(self._streams.items()):
             stream.fail(EngineStopped(why))
-            self.end(sequence, FinishReason.CANCELLED)
+            self.cancel(sequence)
 
     # The engine's thread, and how it reaches the loop.
 
@@ -235,11 +258,10 @@ class AsyncEngine:
         if new_tokens:
             self._rate.add(time.monotonic(), len(new_tokens))
         for new in new_tokens:
-            # Tokens of a sequence that was ended while the step ran go nowhere.
-            if stream := self._streams.get(new.sequence):
-                stream.receive(new)
-                if new.finish_reason is not None:
-                    self._forget(new.sequence)
+            # Tokens of a request that was ended while the step ran go nowhere.
+            first = new.sequence.request.first
+            if (stream := self._streams.get(first)) and stream.receive(new):
+                self.forget(first)
         if self.observer is not None and step is not None:
             self.observer.step(step)
 
@@ -247,5 +269,5 @@ class AsyncEngine:
         self._refusal = f"the engine has failed: {error}"
         for sequence, stream in list(self._streams.items()):
             stream.fail(EngineStopped(self._refusal))
-            self._forget(sequence)
+            self.forget(sequence)
         self.failed.set()

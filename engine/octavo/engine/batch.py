@@ -3,13 +3,22 @@ objects."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
 
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
 Ints = npt.NDArray[np.int32]
 Floats = npt.NDArray[np.float32]
+Masks = npt.NDArray[np.uint32]
+
+
+def _none() -> Ints:
+    return np.empty(0, np.int32)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,6 +36,12 @@ class SamplingBatch:
     bias_rows, bias_tokens: int32 [num_biases], bias_values: float32 [num_biases]: added to single logits;
         minus infinity forbids a token.
     logprobs: int32 [num_rows]: -1 for none, else how many of the likeliest tokens are reported.
+    candidates: int32 [num_rows], of a beam search how many of the likeliest tokens are wanted, after
+        penalties, biases and masks, which then apply to log-probabilities instead of logits; 0 elsewhere.
+        Nothing is drawn for such a row.
+    mask_rows: int32 [num_masked], the rows of which only some tokens may be chosen, and masks: asked once the
+        logits are there, for it may wait, these tokens as bits: uint32 [num_masked, ceil(vocab_size / 32)],
+        token t at bit t % 32 of word t // 32.
     """
 
     rows: Ints
@@ -46,6 +61,25 @@ class SamplingBatch:
     bias_tokens: Ints
     bias_values: Floats
     logprobs: Ints
+    candidates: Ints
+    mask_rows: Ints = field(default_factory=_none)
+    masks: Callable[[], Masks] | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoringBatch:
+    """Tokens of prompts whose log-probabilities are wanted.
+
+    rows: int32 [num_scored], indices among the batch's tokens; targets: int32 [num_scored], the token that
+        follows each. most: how many of the likeliest tokens are reported beside it, for all alike.
+    """
+
+    rows: Ints = field(default_factory=_none)
+    targets: Ints = field(default_factory=_none)
+    most: int = 0
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -69,6 +103,7 @@ class Batch:
     block_tables: Ints
     copies: Ints
     sampling: SamplingBatch
+    scoring: ScoringBatch = field(default_factory=ScoringBatch)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +113,15 @@ class StepOutput:
     Where any row asked for them: logprobs: float32 [num_rows], the chosen tokens' log-probabilities;
     top_ids: int32 and top_logprobs: float32, [num_rows, most asked], likeliest first. None where no row
         asked.
+    candidate_ids: int32 and candidate_logprobs: float32, [num_rows, most asked], likeliest first, where a row
+        is of a beam search.
+    scored: as for the rows, of `ScoringBatch`; its token_ids are the targets.
     """
 
     token_ids: Ints
     logprobs: Floats | None = None
     top_ids: Ints | None = None
     top_logprobs: Floats | None = None
+    candidate_ids: Ints | None = None
+    candidate_logprobs: Floats | None = None
+    scored: StepOutput | None = None

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Speculation = Literal["off", "ngram", "draft"]
 
 BLOCK_SIZE = 16
 """Tokens per KV block, in every runner and on the wire."""
@@ -50,6 +51,15 @@ class EngineConfig:
         "if unset, 30% on a CPU and 90% on a GPU, and no more than max_num_seqs could use.",
     )
     prefix_caching: bool = option(True, "Share blocks between requests whose prompts start alike.")
+    speculation: Speculation = option(
+        "off",
+        "Guess tokens and verify several in one step; outputs stay the same. ngram guesses what followed the "
+        "last tokens earlier in the sequence, draft asks a smaller model. It rests while guesses do not pay.",
+    )
+    draft_model: str | None = option(
+        None, "Model that guesses for speculation=draft; as model, and with the same vocabulary."
+    )
+    num_speculative_tokens: int = option(8, "Most tokens that are guessed for a sequence in one step.")
     stream_buffer: int = option(
         64, "Output tokens that may wait for a slow reader; then its sequence pauses."
     )

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import secrets
 import time
-from array import array
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from octavo.engine.batching import build_batch
-from octavo.engine.block_manager import BlockManager, extend_hashes
+from octavo.engine.batching import build_batch, scored
+from octavo.engine.block_manager import BlockManager
 from octavo.engine.config import BLOCK_SIZE
-from octavo.engine.errors import ConfigError, InvalidRequest, Violation
+from octavo.engine.constraints import NONE
+from octavo.engine.decoding import Decoding, NewToken, logprobs_of
 from octavo.engine.info import EngineLoad, ModelInfo
-from octavo.engine.memory import count_blocks
-from octavo.engine.models.spec import DynamicScaling
+from octavo.engine.intake import Intake
+from octavo.engine.masks import Masking
 from octavo.engine.observer import StepReport
-from octavo.engine.output import FinishReason, TokenLogprobs
-from octavo.engine.sampling_state import SamplingState
+from octavo.engine.output import FinishReason
 from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Sequence, Status
-from octavo.engine.timeline import Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,21 +26,12 @@ if TYPE_CHECKING:
 
     from octavo.engine.batch import StepOutput
     from octavo.engine.config import EngineConfig
-    from octavo.engine.models.files import ModelFiles
+    from octavo.engine.constraints import Constraints
     from octavo.engine.params import SamplingParams
     from octavo.engine.resumption import Resumption
     from octavo.engine.runners import Runner
     from octavo.engine.scheduler import StepPlan
-
-
-@dataclass(frozen=True, slots=True)
-class NewToken:
-    """One token that a step drew, and why the sequence ends with it, if it does."""
-
-    sequence: Sequence
-    token_id: int
-    logprobs: TokenLogprobs | None
-    finish_reason: FinishReason | None
+    from octavo.engine.speculation import Speculator
 
 
 class Engine:
@@ -56,8 +43,9 @@ class Engine:
         model: ModelInfo,
         config: EngineConfig,
         clock: Callable[[], int] = time.time_ns,
+        speculator: Speculator | None = None,
     ) -> None:
-        """clock: nanoseconds since the epoch, for timelines.
+        """clock: nanoseconds since the epoch, for timelines. speculator: guesses tokens; None for no guesses.
 
         last_step: what the last step did; None if there was nothing to compute.
         """
@@ -71,7 +59,12 @@ class Engine:
             max_num_seqs=config.max_num_seqs,
             max_num_batched_tokens=config.max_num_batched_tokens,
         )
-        self._num_sequences = 0
+        self._intake = Intake(config, clock)
+        self._masking = Masking(model.vocab_size)
+        self._speculator = speculator
+        self._decoding = Decoding(
+            self._blocks, self._scheduler, self.finish, prefix_caching=config.prefix_caching
+        )
         self._num_output_tokens = 0
         self._num_added = 0
         self._num_finished = 0
@@ -92,58 +85,39 @@ class Engine:
         hold: bool = False,
         unread_limit: int | None = None,
         resume: Resumption | None = None,
+        constraints: Constraints = NONE,
     ) -> Sequence:
-        """A sequence for `add`. Raises InvalidRequest with every rule that is broken.
+        """A sequence for `add`, the first one of its request. InvalidRequest tells every rule that is broken.
 
         resume: output that another engine made of this prompt with these parameters. It is this sequence's
             own output from here on, and read already.
+        constraints: what `ConstraintCompiler` has made of the parameters.
         """
-        violations = params.violations(self.model.vocab_size)
-        violations += self._prompt_violations(prompt_token_ids)
-        if not -(2**31) <= priority < 2**31:
-            violations.append(Violation("priority", priority, "must be a signed 32-bit integer"))
-        room = self.model.max_model_len - len(prompt_token_ids)
-        stop_tokens = frozenset(
-            (*params.stop_token_ids, *(() if params.ignore_eos else self.model.eos_token_ids))
-        )
-        if resume is not None and not violations:
-            violations = resume.violations(
-                params, stop_tokens=stop_tokens, room=room, hold=hold, vocab_size=self.model.vocab_size
-            )
-        if violations:
-            raise InvalidRequest(*violations)
-        seed = secrets.randbits(64) if params.seed is None else params.seed
-        resumed = resume.token_ids if resume is not None else ()
-        sequence = Sequence(
-            number=self._num_sequences,
-            token_ids=array("i", (*prompt_token_ids, *resumed)),
-            num_prompt_tokens=len(prompt_token_ids),
-            params=params,
-            sampling=SamplingState(params, seed, len(prompt_token_ids)),
-            max_tokens=room if params.max_tokens is None else min(params.max_tokens, room),
-            stop_tokens=stop_tokens,
-            timeline=Timeline(self.clock()),
-            num_resumed_tokens=len(resumed),
+        return self._intake.sequence(
+            self.model,
+            prompt_token_ids,
+            params,
             priority=priority,
             hold=hold,
             unread_limit=unread_limit,
-            num_read_tokens=len(resumed),
+            resume=resume,
+            constraints=constraints,
         )
-        self._num_sequences += 1
-        self._extend_hashes(sequence)
-        return sequence
 
     def add(self, sequence: Sequence, continues: Sequence | None = None, keep_parent: bool = False) -> None:
-        """Queues a sequence.
+        """Queues a request by its first sequence.
 
         continues: a finished, held sequence. Where the new one begins with the same tokens, its blocks pass
             over, or are shared if the parent is to be kept, and nothing of it is computed again.
         """
+        request = sequence.request
         if continues is not None:
             self._take_over(sequence, continues, keep_parent)
         self._num_added += 1
         self._num_prompt_tokens += sequence.num_prompt_tokens
-        self._scheduler.add(sequence)
+        for queued in request.sequences[:1] if request.shared else request.sequences:
+            if queued.status is Status.NEW:
+                self._scheduler.add(queued)
 
     def finish(self, sequence: Sequence, reason: FinishReason, num_output_tokens: int | None = None) -> None:
         """Ends a live sequence, as if it had ended after `num_output_tokens`, if that is given."""
@@ -155,8 +129,15 @@ class Engine:
             return
         sequence.hold = sequence.hold and reason is not FinishReason.CANCELLED
         sequence.finish_reason = reason
-        self._num_finished += 1
         self._scheduler.finish(sequence)
+        if self._speculator is not None:
+            self._speculator.forget(sequence)
+        self._num_finished += all(s.status is Status.FINISHED for s in sequence.request.sequences)
+
+    def cancel(self, sequence: Sequence) -> None:
+        """Ends a request by its first sequence, and gives back all that it holds."""
+        for each in sequence.request.sequences:
+            self.finish(each, FinishReason.CANCELLED)
 
     def release(self, sequence: Sequence) -> None:
         """Gives back the blocks of a finished sequence, if it is held."""
@@ -169,34 +150,49 @@ class Engine:
 
     def step(self) -> list[NewToken]:
         """Computes one step; the tokens that it drew. The sequences that end are finished already."""
-        started = self.clock()
+        self._guess()
+        started, clock = self.clock(), time.perf_counter()
         plan = self._scheduler.schedule()
         num_hit_tokens = self._note(plan, started)
         num_queried_tokens = sum(len(sequence.token_ids) for sequence in plan.begun)
         self.last_step = None
         if not plan.chunks:
             return []
-        batch, sampled = build_batch(plan)
+        batch, draws = build_batch(plan, self._masking)
+        num_guesses = sum(len(draw.sequence.draft) for draw in draws)
         output = self._runner.run(batch)
         ended = self.clock()
+        self._keep_prompt_logprobs(plan, output)
         num_decode_tokens = 0
         for sequence, count in plan.chunks:
             num_decode_tokens += sequence.is_decoding and sequence.num_output_tokens > 0
             sequence.num_computed_tokens += count
             self._blocks.commit(sequence.table, sequence.hashes, sequence.num_computed_tokens)
-        gaps = [ended - s.timeline.last_token for s in sampled if s.timeline.last_token is not None]
-        waits = [ended - s.timeline.arrived for s in sampled if s.timeline.last_token is None]
-        new_tokens = [self._advance(sequence, output, row, ended) for row, sequence in enumerate(sampled)]
+        drawn = [draw.sequence for draw in draws if draw.sequence.request.beams is None]
+        gaps = [ended - s.timeline.last_token for s in drawn if s.timeline.last_token is not None]
+        waits = [ended - s.timeline.arrived for s in drawn if s.timeline.last_token is None]
+        new_tokens: list[NewToken] = []
+        num_accepted = 0
+        for draw in draws:
+            num_proposed = len(draw.sequence.draft)
+            accepted = self._decoding.take(draw, output, ended, new_tokens)
+            num_accepted += accepted
+            if num_proposed and self._speculator is not None:
+                self._speculator.verified(draw.sequence, num_proposed, accepted)
+        if self._speculator is not None and num_decode_tokens == len(plan.chunks):
+            self._speculator.timed(len(batch.token_ids), len(plan.chunks), time.perf_counter() - clock)
         self._num_output_tokens += len(new_tokens)
         self.last_step = StepReport(
             started=started,
             ended=ended,
-            num_prefill_tokens=len(batch.token_ids) - num_decode_tokens,
+            num_prefill_tokens=len(batch.token_ids) - num_decode_tokens - num_guesses,
             num_decode_tokens=num_decode_tokens,
             num_drawn_tokens=len(new_tokens),
             num_queried_tokens=num_queried_tokens,
             num_hit_tokens=num_hit_tokens,
             num_preemptions=len(plan.preempted),
+            num_guessed_tokens=num_guesses,
+            num_accepted_tokens=num_accepted,
             token_gaps=tuple(gaps),
             first_token_waits=tuple(waits),
         )
@@ -228,37 +224,43 @@ class Engine:
         """Asserts that no block is lost or counted wrong. For tests and idle moments."""
         self._blocks.check(sequence.table for sequence in self._scheduler.sequences())
 
+    def _guess(self) -> None:
+        """Has tokens guessed for the sequences that decode."""
+        if self._speculator is not None:
+            running = self._scheduler.running
+            may = [s for s in running if s.may_guess and s.max_tokens - s.num_output_tokens > 1]
+            if may:
+                self._speculator.propose(may)
+
     def _note(self, plan: StepPlan, now: int) -> int:
         """Writes down what the plan means to its sequences; how many tokens it has found in the cache."""
         for sequence in plan.preempted:
             sequence.timeline.preemptions += (now,)
+            if self._speculator is not None:
+                self._speculator.forget(sequence)
         for sequence in plan.begun:
             sequence.timeline.scheduled = now
             self._num_cached_tokens += sequence.num_cached_tokens or 0
         return sum(sequence.num_computed_tokens for sequence in plan.begun)
 
-    def _advance(self, sequence: Sequence, output: StepOutput, row: int, now: int) -> NewToken:
-        token_id = int(output.token_ids[row])
-        timeline = sequence.timeline
-        timeline.last_token = now
-        if timeline.first_token is None:
-            timeline.first_token = now
-        sequence.token_ids.append(token_id)
-        self._extend_hashes(sequence)
-        reason = sequence.end
-        if reason is not None:
-            timeline.finished = now
-            self.finish(sequence, reason)
-        elif sequence.is_behind:
-            self._scheduler.pause(sequence)
-        asked = sequence.params.logprobs
-        return NewToken(sequence, token_id, _logprobs(output, row, asked), reason)
+    def _keep_prompt_logprobs(self, plan: StepPlan, output: StepOutput) -> None:
+        row = 0
+        for sequence, count in plan.chunks:
+            first, stop = scored(sequence, count)
+            for _ in range(first, stop):
+                assert output.scored is not None
+                asked = sequence.params.prompt_logprobs
+                assert asked is not None
+                sequence.request.prompt_logprobs.append(logprobs_of(output.scored, row, asked))
+                row += 1
 
     def _take_over(self, sequence: Sequence, parent: Sequence, keep_parent: bool) -> None:
         limit = min(parent.num_computed_tokens, len(sequence.token_ids) - 1)
         ours, theirs = np.array(sequence.token_ids[:limit]), np.array(parent.token_ids[:limit])
         different = np.flatnonzero(ours != theirs)
         shared = int(different[0]) if len(different) else limit
+        if not sequence.uses_cache:
+            shared = 0
         sequence.table = self._blocks.fork(parent.table)
         self._blocks.truncate(sequence.table, shared)
         sequence.num_computed_tokens = shared
@@ -271,91 +273,3 @@ class Engine:
             del sequence.hashes[num_tokens // BLOCK_SIZE :]
             sequence.num_computed_tokens = min(sequence.num_computed_tokens, num_tokens)
             self._blocks.truncate(sequence.table, sequence.num_computed_tokens)
-
-    def _extend_hashes(self, sequence: Sequence) -> None:
-        if self._config.prefix_caching:
-            extend_hashes(sequence.hashes, sequence.token_ids)
-
-    def _prompt_violations(self, prompt: Tokens[int]) -> list[Violation]:
-        if not len(prompt):
-            return [Violation("prompt", [], "must not be empty")]
-        if len(prompt) >= self.model.max_model_len:
-            rule = f"must be shorter than the context of {self.model.max_model_len} tokens"
-            return [Violation("prompt", f"{len(prompt)} tokens", rule)]
-        if min(prompt) < 0 or max(prompt) >= self.model.vocab_size:
-            unknown = next(token for token in prompt if not 0 <= token < self.model.vocab_size)
-            return [Violation("prompt", unknown, f"token ids must be in [0, {self.model.vocab_size})")]
-        return []
-
-
-def load_engine(
-    files: ModelFiles, config: EngineConfig, on_weight: Callable[[str], None] = lambda name: None
-) -> Engine:
-    """An engine with weights loaded and KV pool allocated. Raises ConfigError or ModelError."""
-    from octavo.engine.runners.torch import TorchRunner  # imports torch, which takes seconds
-
-    _check_sizes(config)
-    context = _context_length(files, config)
-    runner: Runner = TorchRunner(files, config, context, on_weight)
-    blocks_of_context = -(-context // BLOCK_SIZE)
-    num_blocks = count_blocks(
-        config.kv_cache_memory,
-        free=runner.free_memory(),
-        block_bytes=runner.block_bytes,
-        max_useful=blocks_of_context * config.max_num_seqs,
-        min_needed=blocks_of_context if config.max_model_len else 2,
-        device=runner.device,
-    )
-    runner.allocate(num_blocks)
-    model = ModelInfo(
-        name=files.name,
-        family=files.spec.family,
-        dtype=runner.dtype,
-        device=runner.device,
-        vocab_size=files.spec.vocab_size,
-        # One sequence must never outgrow the pool: the oldest could not be made room for.
-        max_model_len=min(context, num_blocks * BLOCK_SIZE),
-        eos_token_ids=files.eos_token_ids,
-        block_size=BLOCK_SIZE,
-        num_blocks=num_blocks,
-        block_bytes=runner.block_bytes,
-    )
-    return Engine(runner, model, config)
-
-
-def _context_length(files: ModelFiles, config: EngineConfig) -> int:
-    trained = files.spec.max_position
-    extensible = isinstance(files.spec.rope.scaling, DynamicScaling)
-    if config.max_model_len and config.max_model_len > trained and not extensible:
-        raise ConfigError(
-            f"max_model_len: must not exceed the {trained} tokens that {files.name} was made for "
-            f"(got {config.max_model_len})"
-        )
-    return config.max_model_len or trained
-
-
-def _check_sizes(config: EngineConfig) -> None:
-    for name in ("max_num_seqs", "max_waiting", "stream_buffer"):
-        if getattr(config, name) < 1:
-            raise ConfigError(f"{name}: must be at least 1 (got {getattr(config, name)})")
-    for name in ("threads", "max_model_len"):
-        value = getattr(config, name)
-        if value is not None and value < 1:
-            raise ConfigError(f"{name}: must be at least 1 (got {value})")
-    if config.max_num_batched_tokens < config.max_num_seqs:
-        raise ConfigError(
-            f"max_num_batched_tokens: must be at least max_num_seqs, {config.max_num_seqs}, "
-            f"so that every decode gets its token (got {config.max_num_batched_tokens})"
-        )
-    if not config.hold_timeout >= 0:
-        raise ConfigError(f"hold_timeout: must not be negative (got {config.hold_timeout})")
-
-
-def _logprobs(output: StepOutput, row: int, asked: int | None) -> TokenLogprobs | None:
-    if asked is None:
-        return None
-    assert output.logprobs is not None
-    assert output.top_ids is not None
-    assert output.top_logprobs is not None
-    top = zip(output.top_ids[row, :asked].tolist(), output.top_logprobs[row, :asked].tolist(), strict=True)
-    return TokenLogprobs(int(output.token_ids[row]), float(output.logprobs[row]), tuple(top))

@@ -24,6 +24,8 @@ class StepReport:
     num_queried_tokens, num_hit_tokens: of the sequences that were scheduled for the first time, tokens looked
         up in the prefix cache (or in the blocks of the request that is continued), and of these the found.
     num_preemptions: sequences that lost their blocks.
+    num_guessed_tokens, num_accepted_tokens: of speculation, guesses that were verified, and of these the
+        true ones.
     token_gaps: nanoseconds between a sequence's tokens, one entry for each drawn token that is not the first
         which this engine drew of its sequence. All sequences that decode in two steps in a row have the same.
     first_token_waits: nanoseconds from the arrival of a request, one entry for each drawn token that is that
@@ -38,6 +40,8 @@ class StepReport:
     num_queried_tokens: int
     num_hit_tokens: int
     num_preemptions: int
+    num_guessed_tokens: int = 0
+    num_accepted_tokens: int = 0
     token_gaps: tuple[int, ...]
     first_token_waits: tuple[int, ...]
 

@@ -17,6 +17,8 @@ class FinishReason(Enum):
     """max_tokens, or the context length."""
     CANCELLED = "cancelled"
     """The client's wish."""
+    REPETITION = "repetition"
+    """A pattern that repeats, as `repetition_pattern` and `repetition_count` define it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +32,8 @@ class TokenLogprobs:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens of a request so far. `num_cached_tokens` of the prompt were found in the cache, not computed."""
+    """Tokens of a request so far, of all its outputs together. `num_cached_tokens` of the prompt were found
+    in the cache, not computed."""
 
     num_prompt_tokens: int
     num_output_tokens: int
@@ -39,11 +42,18 @@ class Usage:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What a request produced since its last delta. The deltas of a request, joined, are its whole output.
+    """What one output of a request produced since its last delta. Joined, the deltas of an output are all of
+    it.
 
     text: never splits a character and never holds a part of a stop string; so it can lag behind token_ids.
-    finish_reason: set on the last delta only.
+        Without what the model thought before it answered, and without the tags around that.
+    finish_reason: set on the last delta of an output only.
     logprobs: one per token id, if asked.
+    index: which output of the request.
+    reasoning: what the model thought, for a model that thinks between tags.
+    prompt_logprobs: one for each token of the prompt but the first, if asked; on the first delta of output 0.
+    score: on the last delta of an output that was chosen among others: of a beam search log-probability /
+        length ** length_penalty, of `best_of` the mean log-probability. None elsewhere.
     """
 
     text: str
@@ -51,3 +61,7 @@ class Delta:
     usage: Usage
     logprobs: tuple[TokenLogprobs, ...] = ()
     finish_reason: FinishReason | None = None
+    index: int = 0
+    reasoning: str = ""
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()
+    score: float | None = None

@@ -8,7 +8,9 @@ import numpy as np
 
 if TYPE_CHECKING:
     from array import array
+    from collections.abc import Sequence
 
+    from octavo.engine.bad_words import BadWords
     from octavo.engine.params import SamplingParams
 
 ROW = np.dtype(
@@ -22,6 +24,7 @@ ROW = np.dtype(
         ("frequency", np.float32),
         ("presence", np.float32),
         ("logprobs", np.int32),
+        ("candidates", np.int32),
     ]
 )
 
@@ -29,9 +32,20 @@ ROW = np.dtype(
 class SamplingState:
     """row: one element of ROW. seen: the sparse entries of the penalties, if there are any."""
 
-    __slots__ = ("row", "seen")
+    __slots__ = ("_bad_words", "_bias_tokens", "_bias_values", "_min_tokens", "_stop_tokens", "row", "seen")
 
-    def __init__(self, params: SamplingParams, seed: int, num_prompt_tokens: int) -> None:
+    def __init__(
+        self,
+        params: SamplingParams,
+        seed: int,
+        num_prompt_tokens: int,
+        *,
+        stop_tokens: frozenset[int] = frozenset(),
+        bad_words: BadWords | None = None,
+        num_candidates: int = 0,
+    ) -> None:
+        """stop_tokens: those that may not come before `min_tokens`. num_candidates: of a beam search."""
+        ranked = params.best_of is not None
         values = (
             params.temperature,
             params.top_k,
@@ -41,10 +55,39 @@ class SamplingState:
             params.repetition_penalty,
             params.frequency_penalty,
             params.presence_penalty,
-            -1 if params.logprobs is None else params.logprobs,
+            (0 if ranked else -1) if params.logprobs is None else params.logprobs,
+            num_candidates,
         )
         self.row = np.array([values], dtype=ROW)
         self.seen = SeenTokens(num_prompt_tokens) if params.has_penalties else None
+        self._min_tokens = params.min_tokens
+        self._stop_tokens = np.fromiter(stop_tokens, np.int32)
+        self._bias_tokens = np.fromiter(params.logit_bias.keys(), np.int32)
+        self._bias_values = np.fromiter(params.logit_bias.values(), np.float32)
+        self._bad_words = bad_words
+
+    @property
+    def is_biased(self) -> bool:
+        return bool(self._min_tokens or len(self._bias_tokens) or self._bad_words is not None)
+
+    def biases(
+        self, token_ids: array[int], ahead: Sequence[int], num_output_tokens: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Tokens, int32, and what is added to their logits, float32: where `ahead` follows `token_ids`, of
+        which `num_output_tokens` are output, before the next one."""
+        forbidden: list[int] = []
+        if num_output_tokens + len(ahead) < self._min_tokens:
+            forbidden += self._stop_tokens.tolist()
+        if self._bad_words is not None:
+            forbidden += self._bad_words.forbidden(token_ids, ahead)
+        tokens = np.concatenate([self._bias_tokens, np.array(forbidden, np.int32)])
+        values = np.concatenate([self._bias_values, np.full(len(forbidden), -np.inf, np.float32)])
+        return tokens, values
+
+    def follow(self, other: SamplingState) -> None:
+        """Goes on from another's tokens, as a beam does."""
+        if other.seen is not None:
+            self.seen = other.seen.copy()
 
 
 class SeenTokens:
@@ -71,3 +114,21 @@ class SeenTokens:
             self._counts[index] += position >= self._num_prompt_tokens
         self._num_counted = len(token_ids)
         return self._tokens[: len(self._index)], self._counts[: len(self._index)]
+
+    def entries_after(self, token_ids: array[int], ahead: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+        """The entries where `ahead` follows `token_ids` in the output."""
+        tokens, counts = self.entries(token_ids)
+        new = list(dict.fromkeys(token for token in ahead if token not in self._index))
+        at = {token: len(self._index) + i for i, token in enumerate(new)}
+        tokens = np.concatenate([tokens, np.array(new, np.int32)])
+        counts = np.concatenate([counts, np.zeros(len(new), np.float32)])
+        for token in ahead:
+            counts[at[token] if token in at else self._index[token]] += 1
+        return tokens, counts
+
+    def copy(self) -> SeenTokens:
+        twin = SeenTokens(self._num_prompt_tokens)
+        twin._num_counted = self._num_counted
+        twin._index = self._index.copy()
+        twin._tokens, twin._counts = self._tokens.copy(), self._counts.copy()
+        return twin

@@ -36,9 +36,9 @@ class StepPlan:
 class Scheduler:
     """Continuous batching under one token budget: decodes and prefill chunks share every step.
 
-    A sequence is in one of four places: `waiting` (no seat in the batch), `running`, `paused` (its reader
-    fell behind: it keeps its blocks while nobody needs them), or `held` (finished, its blocks kept for a
-    continuation).
+    A sequence that is queued is in one of four places: `waiting` (no seat in the batch), `running`, `paused`
+    (its reader fell behind: it keeps its blocks while nobody needs them), or `held` (finished, its blocks
+    kept for a continuation).
 
     - Running sequences go first, oldest first. Each decode is sure of its token, so that a long prefill,
       which takes what the budget leaves, never stalls one.
@@ -114,12 +114,22 @@ class Scheduler:
             if sequence.status is not Status.RUNNING:
                 continue  # preempted by an older one in this loop
             decodes_to_come -= sequence.is_decoding
-            count = min(sequence.num_uncomputed_tokens, budget - decodes_to_come)
+            room = budget - decodes_to_come
+            count = min(sequence.num_uncomputed_tokens, room)
             if count > 0 and self._reserve(sequence, count, plan):
+                self._fit_draft(sequence, room - count)
                 plan.chunks.append((sequence, count))
-                budget -= count
+                budget -= count + len(sequence.draft)
         if plan.preempted:
             return plan  # what was just taken is not given back at once
+        self._admit_waiting(plan, budget)
+        while not plan.chunks and self.waiting and self.running:
+            # All that run are beams which wait for others of their search, and these find no place.
+            self._preempt(self.running[-1])
+            self._admit_waiting(plan, budget)
+        return plan
+
+    def _admit_waiting(self, plan: StepPlan, budget: int) -> None:
         while budget > 0 and self.waiting and len(self.running) < self._max_num_seqs:
             sequence = self.waiting[0]
             if not self._admit(sequence, plan):
@@ -127,7 +137,18 @@ class Scheduler:
             count = min(sequence.num_uncomputed_tokens, budget)
             plan.chunks.append((sequence, count))
             budget -= count
-        return plan
+
+    def _fit_draft(self, sequence: Sequence, room: int) -> None:
+        """Makes room for a draft as far as that costs nobody anything: `room` tokens, and free blocks."""
+        if not sequence.draft:
+            return
+        del sequence.draft[max(room, 0) :]
+        end = len(sequence.token_ids)
+        spare = self._blocks.num_available - len(self.running)
+        if self._blocks.num_missing(sequence.table, end, end + len(sequence.draft)) > spare:
+            sequence.draft = []
+        else:
+            self._blocks.reserve(sequence.table, end, end + len(sequence.draft))
 
     def _reserve(self, sequence: Sequence, count: int, plan: StepPlan) -> bool:
         """Makes room for a running sequence's next `count` tokens; False if that took its own blocks."""
@@ -147,7 +168,8 @@ class Scheduler:
         blocks, end = self._blocks, len(sequence.token_ids)
         found = not sequence.table.blocks
         if found:
-            sequence.table = blocks.find_prefix(sequence.hashes, end)
+            hashes = sequence.hashes if sequence.uses_cache else []
+            sequence.table = blocks.find_prefix(hashes, end)
             sequence.num_computed_tokens = len(sequence.table.blocks) * blocks.block_size
         start = sequence.num_computed_tokens
         if not self._make_room(sequence, start, end):
@@ -198,6 +220,7 @@ class Scheduler:
     def _preempt(self, sequence: Sequence) -> None:
         """Takes a live sequence's blocks; it will be computed again, from what the cache still has of it."""
         self.num_preemptions += 1
+        sequence.draft = []
         self._preempted.append(sequence)
         self._give_up_blocks(sequence)
         if sequence.status is Status.RUNNING:
@@ -211,6 +234,6 @@ class Scheduler:
     def _take_out(self, sequence: Sequence) -> None:
         if sequence.status is Status.PAUSED:
             del self.paused[sequence]
-        else:
+        elif sequence.status is not Status.NEW:
             place = self.running if sequence.status is Status.RUNNING else self.waiting
             del place[bisect_left(place, sequence.key, key=_key)]

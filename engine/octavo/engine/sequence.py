@@ -1,4 +1,4 @@
-"""One request inside the engine: its tokens, how many of them are computed, and the blocks that hold them."""
+"""One output inside the engine: its tokens, how many of them are computed, and the blocks that hold them."""
 
 from __future__ import annotations
 
@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING
 
 from octavo.engine.block_manager import BlockTable
 from octavo.engine.output import FinishReason
+from octavo.engine.repetition import repeats
 
 if TYPE_CHECKING:
     from array import array
 
+    from octavo.engine.constraints import Constraint
     from octavo.engine.params import SamplingParams
+    from octavo.engine.request import Request
     from octavo.engine.sampling_state import SamplingState
     from octavo.engine.timeline import Timeline
 
@@ -20,6 +23,8 @@ if TYPE_CHECKING:
 class Status(Enum):
     """Where the scheduler has a sequence."""
 
+    NEW = auto()
+    """Nowhere: it is not queued yet, or waits for its prompt to be computed by the first of its request."""
     WAITING = auto()
     RUNNING = auto()
     PAUSED = auto()
@@ -32,6 +37,7 @@ class Sequence:
     """Tokens are prompt and output in one array; everything else that can be derived is a property.
 
     number: order of arrival, unique in an engine.
+    request, index: what it is an output of, and which one.
     num_resumed_tokens: of the output tokens, those that another engine made, the first ones.
     num_computed_tokens: how many tokens have their keys and values in the blocks of `table`.
     unread_limit, num_read_tokens: the sequence pauses when this many of its output tokens are unread; None
@@ -39,9 +45,14 @@ class Sequence:
     hashes: chained hashes of the full blocks of `token_ids`; stays empty without prefix caching.
     num_cached_tokens: how many prompt tokens were found, not computed, when the sequence first ran; None
         before.
+    constraint: what limits its next token, if anything can.
+    draft: tokens that are guessed to follow, computed and verified in the coming step.
+    sum_logprobs: of its output's tokens, where outputs are ranked by it.
     """
 
     number: int
+    request: Request
+    index: int = 0
     token_ids: array[int]
     num_prompt_tokens: int
     params: SamplingParams
@@ -54,12 +65,15 @@ class Sequence:
     hold: bool = False
     unread_limit: int | None = None
     num_read_tokens: int = 0
-    status: Status = Status.WAITING
+    status: Status = Status.NEW
     num_computed_tokens: int = 0
     num_cached_tokens: int | None = None
     hashes: list[bytes] = field(default_factory=list)
     table: BlockTable = field(default_factory=BlockTable)
     finish_reason: FinishReason | None = None
+    constraint: Constraint | None = None
+    draft: list[int] = field(default_factory=list)
+    sum_logprobs: float = 0.0
 
     @property
     def key(self) -> tuple[int, int]:
@@ -81,7 +95,14 @@ class Sequence:
         if token_id in self.stop_tokens and num_output > self.params.min_tokens:
             explicit = token_id in self.params.stop_token_ids
             return FinishReason.STOP if explicit else FinishReason.EOS
-        return FinishReason.LENGTH if num_output >= self.max_tokens else None
+        if num_output >= self.max_tokens:
+            return FinishReason.LENGTH
+        params, start = self.params, self.num_prompt_tokens
+        if params.repetition_pattern and repeats(
+            self.token_ids, start, params.repetition_pattern, params.repetition_count
+        ):
+            return FinishReason.REPETITION
+        return None
 
     @property
     def is_behind(self) -> bool:
@@ -92,3 +113,14 @@ class Sequence:
     @property
     def is_decoding(self) -> bool:
         return self.num_uncomputed_tokens == 1
+
+    @property
+    def may_guess(self) -> bool:
+        """Whether tokens that follow may be guessed and verified."""
+        free = self.constraint is None or self.constraint.may_guess
+        return self.is_decoding and self.request.beams is None and free
+
+    @property
+    def uses_cache(self) -> bool:
+        """Whether it may take blocks of the prefix cache: not where its whole prompt is to be scored."""
+        return not self.request.lacks_prompt_logprobs

@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Self
 
-from octavo.engine.assembler import Assembler
 from octavo.engine.observer import RequestReport
 from octavo.engine.output import Delta, FinishReason
-from octavo.engine.sequence import Status
+from octavo.engine.outputs import Outputs
 
 if TYPE_CHECKING:
     from octavo.engine.async_engine import AsyncEngine
-    from octavo.engine.engine import NewToken
+    from octavo.engine.decoding import NewToken
     from octavo.engine.errors import EngineStopped
     from octavo.engine.output import Usage
     from octavo.engine.resumption import Resumption
@@ -22,10 +21,12 @@ if TYPE_CHECKING:
 
 
 class Stream:
-    """Yields what was produced since the last delta; the last has a finish reason. Raises EngineStopped.
+    """Yields what was produced since the last delta of an output; the last has a finish reason. Raises
+    EngineStopped.
 
     Text is made when it is read. When a reader lets too many tokens pile up its sequence pauses, and goes on
-    once it reads.
+    once it reads. Outputs that are chosen among others, by `best_of` or a beam search, come when all have
+    ended.
 
     A request that another engine began yields only what follows, but its output is the whole one.
     """
@@ -44,9 +45,8 @@ class Stream:
         self._engine = engine
         self._sequence = sequence
         self._hold_timeout = hold_timeout
-        self._assembler = Assembler(sequence, tokenizer, resume)
+        self._outputs = Outputs(engine, sequence, tokenizer, resume)
         self._told_end = False
-        self._pending: list[NewToken] = []
         self._cancelled = False
         self._error: EngineStopped | None = None
         self._news = asyncio.Event()
@@ -54,16 +54,18 @@ class Stream:
 
     @property
     def output_token_ids(self) -> list[int]:
-        """Those that were yielded so far, here or where the request was begun, as are `text` and `usage`."""
-        return self._assembler.token_ids
+        """Of the first output, those that were yielded so far, here or where the request was begun; as is
+        `text`."""
+        return self._outputs.first.token_ids
 
     @property
     def text(self) -> str:
-        return self._assembler.text
+        return self._outputs.first.text
 
     @property
     def usage(self) -> Usage:
-        return self._assembler.usage
+        """Of all outputs."""
+        return self._outputs.usage
 
     @property
     def timeline(self) -> Timeline:
@@ -71,8 +73,14 @@ class Stream:
         return self._sequence.timeline
 
     @property
+    def finished(self) -> bool:
+        """Whether all outputs have ended."""
+        return self._outputs.finished
+
+    @property
     def finish_reason(self) -> FinishReason | None:
-        return self._assembler.finish_reason
+        """How the first output ended, once all have."""
+        return self._outputs.first.finish_reason if self.finished else None
 
     def __aiter__(self) -> Self:
         return self
@@ -80,30 +88,29 @@ class Stream:
     async def __anext__(self) -> Delta:
         if self._told_end:
             raise StopAsyncIteration
-        if self.finish_reason is not None:
+        if self.finished:
             self._told_end = True
             return Delta("", (), self.usage, finish_reason=self.finish_reason)
-        await self._news.wait()
-        if self._error is not None:
-            raise self._error
-        new_tokens, self._pending = self._pending, []
-        self._news.clear()
-        self._sequence.num_read_tokens += len(new_tokens)
-        # The engine pauses a sequence before it delivers the token that was one too many.
-        if self._sequence.status is Status.PAUSED:
-            self._engine.resume(self._sequence)
-        delta = self._assembler.take(new_tokens, FinishReason.CANCELLED if self._cancelled else None)
-        if delta.finish_reason is not None:
+        while (delta := self._outputs.take()) is None:
+            if self._error is not None:
+                raise self._error
+            await self._news.wait()
+            self._news.clear()
+        if self.finished:
             self._told_end = True
-            self._finished(delta.finish_reason)
+            if not self._cancelled:
+                self._engine.forget(self._sequence)
+                self._ended(self.finish_reason)
+                self.begin_hold()
         return delta
 
     def cancel(self) -> None:
         """Ends the request; its blocks are free within one step. Nothing happens if it has finished."""
-        if self.finish_reason is None and not self._cancelled and self._error is None:
+        if not self.finished and not self._cancelled and self._error is None:
             self._cancelled = True
+            self._outputs.cancel()
             self._ended(FinishReason.CANCELLED)
-            self._engine.end(self._sequence, FinishReason.CANCELLED)
+            self._engine.cancel(self._sequence)
             self._news.set()
 
     def release(self) -> None:
@@ -120,10 +127,10 @@ class Stream:
                 self._expiry.cancel()
         return self._sequence
 
-    def receive(self, new: NewToken) -> None:
-        """Called by the engine for each token, in order."""
-        self._pending.append(new)
+    def receive(self, new: NewToken) -> bool:
+        """Called by the engine for each token, in order; whether it is the last of all outputs."""
         self._news.set()
+        return self._outputs.receive(new)
 
     def fail(self, error: EngineStopped) -> None:
         """Called by the engine when it cannot finish the request."""
@@ -131,19 +138,11 @@ class Stream:
         self._ended(None)
         self._news.set()
 
-    def _finished(self, reason: FinishReason) -> None:
-        if self._cancelled:
-            return
-        # A stop string is found here, where the text is, so the engine is told how many tokens count.
-        if reason is FinishReason.STOP:
-            self._engine.end(self._sequence, reason, len(self._assembler.token_ids))
-        self._ended(reason)
-        self.begin_hold()
-
     def _ended(self, reason: FinishReason | None) -> None:
         sequence = self._sequence
-        if sequence.timeline.finished is None:
-            sequence.timeline.finished = self._engine.now()
+        ends = [each.timeline.finished for each in sequence.request.sequences]
+        known = [end for end in ends if end is not None]
+        sequence.timeline.finished = max(known) if len(known) == len(ends) else self._engine.now()
         if self._engine.observer is not None:
             report = RequestReport(
                 timeline=sequence.timeline,

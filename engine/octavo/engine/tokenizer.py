@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import tokenizers
@@ -11,6 +12,7 @@ from octavo.engine.chat import ChatTemplate
 from octavo.engine.errors import ModelError
 from octavo.engine.models.config import read_json
 from octavo.engine.models.gguf_tokenizer import build_tokenizer
+from octavo.engine.thinking import ThinkTags, think_tags
 from octavo.engine.token_bytes import byte_level, sentence_piece
 
 if TYPE_CHECKING:
@@ -86,6 +88,11 @@ class Tokenizer:
     @property
     def eos_token_id(self) -> int | None:
         return self._id_of("eos_token")
+
+    @cached_property
+    def think_tags(self) -> ThinkTags | None:
+        """The tags that the model thinks between, if it has any."""
+        return think_tags(self)
 
     def _id_of(self, name: str) -> int | None:
         text = self.special_tokens.get(name)

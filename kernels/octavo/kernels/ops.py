@@ -87,8 +87,17 @@ class Ops(Protocol[Tensor]):
         """logits: [num_rows, vocab_size], sampling: SamplingBatch → the fields of StepOutput, in NumPy.
 
         In this order: reported log-probabilities are of the logits as they are; then penalties, biases,
-        temperature, top-k, top-p, min-p; then one draw per row, by inversion of the distribution over the
-        tokens in order of their ids at a uniform number that depends on (seed, draw) alone. Temperature 0
-        takes the likeliest token, the lowest id of equal ones.
+        masks, temperature, top-k, top-p, min-p; then one draw per row, by inversion of the distribution over
+        the tokens in order of their ids at a uniform number that depends on (seed, draw) alone. Temperature 0
+        takes the likeliest token, the lowest id of equal ones. Rows of a beam search have log-probabilities
+        instead of logits from the penalties on, and end with the masks.
+        """
+        ...
+
+    def score(self, logits: Tensor, targets: Any, most: int) -> Any:
+        """logits: [num_rows, vocab_size], targets: int32 [num_rows] → natural logarithms, float32 in NumPy.
+
+        Log-probabilities of the targets, [num_rows]; the `most` likeliest tokens and theirs, likeliest first,
+        [num_rows, most] each.
         """
         ...

@@ -8,7 +8,7 @@ from octavo.kernels.reference.decoder import (
     rotary,
 )
 from octavo.kernels.reference.linear import linear, pack_linear
-from octavo.kernels.reference.sampling import sample
+from octavo.kernels.reference.sampling import sample, score
 
 __all__ = [
     "copy_blocks",
@@ -20,5 +20,6 @@ __all__ = [
     "rms_norm",
     "rotary",
     "sample",
+    "score",
     "store_kv",
 ]

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from octavo.kernels.random import uniform
 
-Sampled = tuple[np.ndarray, np.ndarray | None, np.ndarray | None, np.ndarray | None]
+Arrays = np.ndarray | None
+Sampled = tuple[np.ndarray, Arrays, Arrays, Arrays, Arrays, Arrays]
 
 
 def sample(logits: Tensor, sampling: Any) -> Sampled:
@@ -19,6 +20,10 @@ def sample(logits: Tensor, sampling: Any) -> Sampled:
 
     reported = torch.log_softmax(logits.float(), -1) if (sampling.logprobs >= 0).any() else None
     logits = logits.float()
+    searched = np.flatnonzero(sampling.candidates)
+    if len(searched):
+        at = tensor(searched)
+        logits = logits.index_copy(0, at, torch.log_softmax(logits[at], -1))
     if len(sampling.seen_rows):
         rows, tokens = tensor(sampling.seen_rows).long(), tensor(sampling.seen_tokens).long()
         counts, seen = tensor(sampling.seen_counts), logits[rows, tokens]
@@ -30,8 +35,14 @@ def sample(logits: Tensor, sampling: Any) -> Sampled:
         where = (tensor(sampling.bias_rows).long(), tensor(sampling.bias_tokens).long())
         logits = logits.index_put(where, tensor(sampling.bias_values), accumulate=True)
 
+    if len(sampling.mask_rows):
+        bits = np.unpackbits(sampling.masks().view(np.uint8), axis=-1, bitorder="little")
+        forbidden = np.zeros(logits.shape, np.bool_)
+        forbidden[sampling.mask_rows] = bits[:, : logits.shape[-1]] == 0
+        logits = logits.masked_fill(tensor(forbidden), -torch.inf)
+
     token_ids = logits.argmax(-1)
-    drawn = np.flatnonzero(sampling.temperature > 0)
+    drawn = np.flatnonzero((sampling.temperature > 0) & (sampling.candidates == 0))
     if len(drawn):
         at = tensor(drawn)
         scaled = logits[at] / tensor(sampling.temperature[drawn])[:, None]
@@ -46,11 +57,23 @@ def sample(logits: Tensor, sampling: Any) -> Sampled:
         token_ids[at] = torch.searchsorted(below, point, right=True)[:, 0]
 
     chosen = token_ids.to(torch.int32).cpu().numpy()
+    best = _likeliest(logits, int(sampling.candidates.max())) if len(searched) else (None, None)
     if reported is None:
-        return chosen, None, None, None
+        return chosen, None, None, None, *best
     chosen_logprobs = reported.gather(-1, token_ids[:, None])[:, 0].cpu().numpy()
-    top = reported.topk(int(sampling.logprobs.max()), -1)
-    return chosen, chosen_logprobs, top.indices.to(torch.int32).cpu().numpy(), top.values.cpu().numpy()
+    return chosen, chosen_logprobs, *_likeliest(reported, int(sampling.logprobs.max())), *best
+
+
+def score(logits: Tensor, targets: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    logprobs = torch.log_softmax(logits.float(), -1)
+    at = torch.from_numpy(targets).to(logits.device).long()
+    return logprobs.gather(-1, at[:, None])[:, 0].cpu().numpy(), *_likeliest(logprobs, most)
+
+
+def _likeliest(values: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Tokens, int32, and their values, float32, likeliest first: [num_rows, count] each."""
+    top = values.topk(count, -1)
+    return top.indices.to(torch.int32).cpu().numpy(), top.values.cpu().numpy()
 
 
 def cut(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from octavo.engine.batch import Batch, StepOutput
+from octavo.engine.batch import Batch, ScoringBatch, StepOutput
 from octavo.engine.config import BLOCK_SIZE
 from octavo.engine.errors import ConfigError, ModelError
 from octavo.engine.memory import available_cpus, available_memory
@@ -86,13 +86,31 @@ class TorchRunner:
     @torch.inference_mode()
     def run(self, batch: Batch) -> StepOutput:
         logits = self.logits(batch)
-        if not len(batch.sampling):
-            return StepOutput(token_ids=np.empty(0, np.int32))
-        token_ids, logprobs, top_ids, top_logprobs = self._ops.sample(logits, batch.sampling)
-        return StepOutput(token_ids=token_ids, logprobs=logprobs, top_ids=top_ids, top_logprobs=top_logprobs)
+        num_rows = len(batch.sampling)
+        scored = self._score(logits[num_rows:], batch.scoring) if len(batch.scoring) else None
+        if not num_rows:
+            return StepOutput(token_ids=np.empty(0, np.int32), scored=scored)
+        token_ids, logprobs, top_ids, top_logprobs, candidate_ids, candidate_logprobs = self._ops.sample(
+            logits[:num_rows], batch.sampling
+        )
+        return StepOutput(
+            token_ids=token_ids,
+            logprobs=logprobs,
+            top_ids=top_ids,
+            top_logprobs=top_logprobs,
+            candidate_ids=candidate_ids,
+            candidate_logprobs=candidate_logprobs,
+            scored=scored,
+        )
+
+    def _score(self, logits: torch.Tensor, scoring: ScoringBatch) -> StepOutput:
+        logprobs, top_ids, top_logprobs = self._ops.score(logits, scoring.targets, scoring.most)
+        return StepOutput(
+            token_ids=scoring.targets, logprobs=logprobs, top_ids=top_ids, top_logprobs=top_logprobs
+        )
 
     def logits(self, batch: Batch) -> torch.Tensor:
-        """Everything of a step but the sampling: [num_rows, vocab_size], as the model has them."""
+        """All of a step but the sampling: [num_rows + num_scored, vocab_size], as the model has them."""
         if len(batch.copies):
             copies = self._tensor(batch.copies)
             for caches in self._caches:
@@ -110,7 +128,7 @@ class TorchRunner:
         step = Step(
             token_ids=self._tensor(batch.token_ids),
             positions=self._tensor(batch.positions),
-            rows=self._tensor(batch.sampling.rows),
+            rows=self._tensor(np.concatenate([batch.sampling.rows, batch.scoring.rows])),
             attention=attention,
         )
         return self._decoder.logits(step, self._caches)
