@@ -29,6 +29,8 @@ from rich.console import Console
 from rich.table import Table
 
 from octavo.service.backend import Origin
+from octavo.service.openai.app import create_app
+from octavo.service.openai.server import HTTPServer
 from octavo.service.server.relay import Relay
 from octavo.service.telemetry.rpc import RelayDoor
 from octavo.v1 import engine_pb2
@@ -68,6 +70,9 @@ class IdlePod(InferenceServicer, EngineServicer):
             if number < count:
                 await self.step.wait()
 
+    async def model(self, name: str) -> pb.Model:
+        return pb.Model(name=MODEL, block_size=16, max_model_len=4096)
+
     async def Generate(self, request: pb.GenerateRequest, context: Any) -> None:
         async for delta in self.generate(request, Origin()):
             await context.write(pb.GenerateResponse(delta=delta))
@@ -77,7 +82,7 @@ class IdlePod(InferenceServicer, EngineServicer):
         await Relay(backend, context.write, RelayDoor(NoOpTracer(), context)).run(commands, self.stopped)
 
     async def GetModel(self, request: Any, context: Any) -> pb.GetModelResponse:
-        return pb.GetModelResponse(model=pb.Model(name=MODEL, block_size=16, max_model_len=4096))
+        return pb.GetModelResponse(model=await self.model(MODEL))
 
     async def WatchLoad(self, request: engine_pb2.WatchLoadRequest, context: Any) -> None:
         while True:
@@ -86,13 +91,20 @@ class IdlePod(InferenceServicer, EngineServicer):
             await asyncio.sleep(request.interval.ToTimedelta().total_seconds())
 
 
-def serve_pod(rate: float, port: Any) -> None:
+async def no_metrics() -> bytes:
+    return b""
+
+
+def serve_pod(rate: float, ports: Any) -> None:
     async def serve() -> None:
         server = grpc.aio.server()
         pod = IdlePod(rate)
         add_InferenceServicer_to_server(pod, server)
         add_EngineServicer_to_server(pod, server)
-        port.send(server.add_insecure_port("127.0.0.1:0"))
+        http = HTTPServer("127.0.0.1", 0)
+        backend: Any = pod
+        await http.start(create_app(backend, metrics=no_metrics, health=lambda: None))
+        ports.send((server.add_insecure_port("127.0.0.1:0"), http.port))
         await server.start()
         stepping = asyncio.create_task(pod.run())
         await server.wait_for_termination()
@@ -153,7 +165,9 @@ async def per_token(door: Door, pid: int, streams: int, count: int) -> tuple[flo
     return 1000 * used / sum(counts), used / wall
 
 
-async def measure(pod: str, gateway: str, url: str, pid: int, arguments: argparse.Namespace) -> Table:
+async def measure(
+    pod: tuple[int, int], gateway: str, url: str, pid: int, arguments: argparse.Namespace
+) -> Table:
     count = int(arguments.rate * arguments.seconds)
     table = Table(title=f"{arguments.streams} streams of {arguments.rate:g} tokens/s, one gateway process")
     for heading in (
@@ -166,12 +180,15 @@ async def measure(pod: str, gateway: str, url: str, pid: int, arguments: argpars
     ):
         table.add_column(heading, justify="left" if heading == "door" else "right")
     async with (
-        grpc.aio.insecure_channel(pod) as direct_channel,
+        grpc.aio.insecure_channel(f"127.0.0.1:{pod[0]}") as direct_channel,
         grpc.aio.insecure_channel(gateway) as channel,
+        httpx2.AsyncClient(base_url=f"http://127.0.0.1:{pod[1]}") as direct_client,
         httpx2.AsyncClient(base_url=url, limits=httpx2.Limits(max_connections=None)) as client,
     ):
-        direct = grpc_door(direct_channel)
-        for name, door in (("gRPC", grpc_door(channel)), ("HTTP", http_door(client))):
+        for name, direct, door in (
+            ("gRPC", grpc_door(direct_channel), grpc_door(channel)),
+            ("HTTP", http_door(direct_client), http_door(client)),
+        ):
             await drain(door(10))
             cost, share = await per_token(door, pid, arguments.streams, count)
             times: dict[Door, list[float]] = {direct: [], door: []}
@@ -199,17 +216,17 @@ def main() -> None:
         target=serve_pod, args=(arguments.rate, theirs), daemon=True
     )
     pod.start()
-    pod_address = f"127.0.0.1:{ours.recv()}"
+    ports = ours.recv()
     command = [sys.executable, "-m", "octavo.service.cli", "gateway", "--port", "0", "--http-port", "0"]
     gateway = subprocess.Popen(
-        [*command, "--pods", f"{MODEL}={pod_address}"], stderr=subprocess.PIPE, text=True
+        [*command, "--pods", f"{MODEL}=127.0.0.1:{ports[0]}"], stderr=subprocess.PIPE, text=True
     )
     assert gateway.stderr is not None
     try:
         found = None
         while found is None:
             found = re.search(r"gateway on (\S+) and (http://[\d.:]+)", gateway.stderr.readline())
-        Console().print(asyncio.run(measure(pod_address, found[1], found[2], gateway.pid, arguments)))
+        Console().print(asyncio.run(measure(ports, found[1], found[2], gateway.pid, arguments)))
     finally:
         gateway.kill()
         pod.kill()

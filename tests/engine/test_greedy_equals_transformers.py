@@ -11,12 +11,21 @@ from typing import Any
 import pytest
 
 from octavo.engine.engine import Engine
+from octavo.engine.memory import available_cpus
 from octavo.engine.params import SamplingParams
 
 from .conftest import run, transformers_greedy
 
 NUM_TOKENS = 24
 GREEDY = SamplingParams(temperature=0, max_tokens=NUM_TOKENS)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def all_processors() -> None:
+    """Tests of tiny models leave torch with one thread."""
+    import torch
+
+    torch.set_num_threads(available_cpus())
 
 
 @pytest.fixture(scope="module")

@@ -232,7 +232,7 @@ requests = st.builds(
 
 
 class TestClosedLoop:
-    @settings(SIMULATED, max_examples=20)
+    @settings(SIMULATED, max_examples=8)
     @given(
         hardware,
         requests,

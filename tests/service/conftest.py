@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 from collections import defaultdict
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import grpc
@@ -14,6 +16,7 @@ import pytest
 from google.rpc import code_pb2
 from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status as RpcStatus
+from tokenizers import Tokenizer
 
 from octavo.engine import EngineConfig
 from octavo.engine.async_engine import AsyncEngine
@@ -79,8 +82,8 @@ async def serving(tiny_model: TinyModel) -> AsyncIterator[Serving]:
             of_server = {
                 name: settings.pop(name) for name in list(settings) if name in ServerConfig.__slots__
             }
-            model = tiny_model("llama", max_position_embeddings=context)
-            config = EngineConfig(model=str(model), kv_cache_memory="4Mi", **settings)
+            model = settings.pop("model", None) or tiny_model("llama", max_position_embeddings=context)
+            config = EngineConfig(model=str(model), **{"kv_cache_memory": "4Mi", "threads": 1, **settings})
             server = Server(ServerConfig(**of_server), "127.0.0.1:0")
             engine = AsyncEngine.load_model(config)
             await server.start(engine)
@@ -89,6 +92,17 @@ async def serving(tiny_model: TinyModel) -> AsyncIterator[Serving]:
             return World(engine, server, channel, InferenceStub(channel), EngineStub(channel))
 
         yield start
+
+
+@pytest.fixture(scope="session")
+def thinking_model(tiny_model: TinyModel, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model whose vocabulary has the tags that thoughts stand between."""
+    folder = tmp_path_factory.mktemp("thinking") / "model"
+    shutil.copytree(tiny_model("llama"), folder)
+    tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    tokenizer.add_tokens(["<think>", "</think>"])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return folder
 
 
 @pytest.fixture

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +74,60 @@ def test_repeated_flags_make_a_list(octavo: Octavo, tiny: list[str]) -> None:
     assert stopped.strip("\n") == whole[: whole.index(whole[2:4])]
 
 
+def test_several_outputs_stand_under_headings(octavo: Octavo, tiny: list[str]) -> None:
+    _, alone, _ = octavo("generate", "Hello", *tiny, *GREEDY)
+    code, out, err = octavo("generate", "Hello", *tiny, *GREEDY, "--n", "2")
+    assert code == 0
+    assert out == f"── 1 of 2 · length\n{alone}── 2 of 2 · length\n{alone}"
+    assert "12 tokens from" in err
+
+
+def test_beams_stand_under_their_scores(octavo: Octavo, tiny: list[str]) -> None:
+    code, out, _ = octavo("generate", "Hello", *tiny, *GREEDY, "--beam-width", "3", "--n", "2")
+    scores = [float(score) for score in re.findall(r"^── \d of 2 · length · score (-\d+\.\d{4})$", out, re.M)]
+    assert code == 0
+    assert len(scores) == 2
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_several_outputs_are_a_list_in_json(octavo: Octavo, tiny: list[str]) -> None:
+    code, out, _ = octavo("generate", "Hello", "--json", *tiny, *GREEDY, "--n", "2")
+    report = json.loads(out)
+    assert code == 0
+    assert [output["index"] for output in report["outputs"]] == [0, 1]
+    assert all(len(output["token_ids"]) == 6 for output in report["outputs"])
+    assert report["figures"]["time_to_first_token"] > 0
+
+
+def test_a_bias_is_a_flag_for_each_token(octavo: Octavo, tiny: list[str]) -> None:
+    report = ("generate", "Hello", "--json", *tiny, *GREEDY)
+    _, out, _ = octavo(*report)
+    first, *_ = json.loads(out)["token_ids"]
+    _, out, _ = octavo(*report, "--logit-bias", f"{first}=-100", "--logit-bias", "7=100")
+    assert set(json.loads(out)["token_ids"]) == {7}
+
+
+def test_a_schema_may_be_in_a_file(octavo: Octavo, tiny: list[str], tmp_path: Path) -> None:
+    schema = json.dumps({"enum": ["owl", "fox"]})
+    (tmp_path / "schema.json").write_text(schema)
+    for given in (schema, f"@{tmp_path}/schema.json"):
+        code, out, _ = octavo("generate", "Hello", *tiny, "--json-schema", given)
+        assert code == 0
+        assert json.loads(out) in ("owl", "fox")
+
+
+def test_thoughts_go_beside_the_answer(octavo: Octavo, thinking_model: Path) -> None:
+    flags = ["--model", str(thinking_model), "--kv-cache-memory", "4Mi", *GREEDY, "--thinking-budget", "2"]
+    for command in ("generate", "chat"):
+        code, out, err = octavo(command, "Hello <think>", "--max-tokens", "9", *flags)
+        assert code == 0
+        assert "think>" not in out + err
+    _, out, _ = octavo("generate", "Hello <think>", "--json", *flags, "--max-tokens", "9")
+    report = json.loads(out)
+    assert report["reasoning"]
+    assert report["text"]
+
+
 def test_chat_answers_one_prompt(octavo: Octavo, tiny: list[str]) -> None:
     code, out, err = octavo("chat", "Hello", *tiny, *GREEDY, "--system", "Be brief.")
     assert code == 0
@@ -134,6 +190,26 @@ def test_chat_survives_a_refused_turn(
         ),
         (["chat", "x", "--server", "localhost:1"], 1, "UNAVAILABLE"),
         (["generate", "x", "--model", "/nowhere"], 2, "/nowhere"),
+        (["generate", "x", "--logit-bias", "7"], 2, "flag --logit-bias: must be KEY=VALUE (got '7')"),
+        (["generate", "x", "--logit-bias", "a=1"], 2, "flag --logit-bias: input should be a valid integer"),
+        (
+            ["generate", "x", "--early-stopping", "maybe"],
+            2,
+            "flag --early-stopping: input should be 'yes', 'no'",
+        ),
+        (
+            ["generate", "x", "--regex", "a", "--json-object"],
+            2,
+            "flag --regex: must not be set with json_object",
+        ),
+        (["generate", "x", "--grammar", "@/nowhere"], 2, "flag --grammar: cannot read /nowhere"),
+        (
+            ["chat", "x", "--n", "2"],
+            2,
+            "flag --n: must not be set in a chat, which has one answer a turn (got 2)",
+        ),
+        (["chat", "x", "--beam-width", "2"], 2, "flag --beam-width: must not be set in a chat"),
+        (["chat", "x", "--best-of", "2"], 2, "flag --best-of: must not be set in a chat"),
     ],
 )
 def test_what_is_wrong_is_said_in_one_line(

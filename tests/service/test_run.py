@@ -34,7 +34,7 @@ def signals() -> Iterator[None]:
 async def started(tiny_model: TinyModel, caplog: pytest.LogCaptureFixture) -> tuple[asyncio.Task[None], str]:
     """A server's life as a task, and its address."""
     caplog.set_level(logging.INFO, "octavo")
-    config = EngineConfig(model=str(tiny_model("llama")), kv_cache_memory="4Mi")
+    config = EngineConfig(model=str(tiny_model("llama")), kv_cache_memory="4Mi", threads=1)
     life = asyncio.create_task(serve(config, ServerConfig(port=0, served_name="tiny"), time.monotonic()))
     async with asyncio.timeout(30):
         while not caplog.messages:

@@ -139,7 +139,7 @@ class Intake:
     ) -> list[Violation]:
         """Rules about several outputs, and about what they leave of the vocabulary."""
         found: list[Violation] = []
-        if hold and params.num_sequences > 1:
+        if hold and (params.num_sequences > 1 or params.beam_width):
             rule = "must not be set for a request of several outputs: which of them would be continued?"
             found.append(Violation("hold", hold, rule))
         if (

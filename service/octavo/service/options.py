@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import re
+from collections.abc import Mapping
 from types import NoneType, UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args, get_origin
 
@@ -16,7 +17,9 @@ from octavo.service.settings import Setting
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT"}
+FROM_FILES = ("json_schema", "grammar")
+"""Sampling parameters of several lines: a flag may give a file instead, as `@path`."""
+METAVARS = {int: "INTEGER", float: "NUMBER", str: "TEXT", Mapping: "KEY=VALUE"}
 
 
 def takes(**panels: Iterable[Setting]) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -51,9 +54,11 @@ def sampling_settings() -> tuple[Setting, ...]:
     from typing import get_type_hints
 
     sentences = dict(_described(inspect.getdoc(SamplingParams) or ""))
-    hints = get_type_hints(SamplingParams)
+    # It imports the name for type checkers only.
+    hints = get_type_hints(SamplingParams, localns={"Mapping": Mapping})
+    defaults = SamplingParams()
     return tuple(
-        Setting(field.name, hints[field.name], field.default, sentences[field.name])
+        Setting(field.name, hints[field.name], getattr(defaults, field.name), sentences[field.name])
         for field in dataclasses.fields(SamplingParams)
     )
 
@@ -74,7 +79,7 @@ def _parameter(setting: Setting, panel: str) -> inspect.Parameter:
     information = typer.Option(
         *names,
         help=(setting.help + _default(setting.default)).replace("[", r"\["),
-        metavar=None if kind is bool else _metavar(kind),
+        metavar=None if kind is bool else "TEXT|@FILE" if setting.name in FROM_FILES else _metavar(kind),
         rich_help_panel=panel.capitalize(),
         show_default=False,
     )
@@ -85,7 +90,7 @@ def _parameter(setting: Setting, panel: str) -> inspect.Parameter:
 
 
 def _kind(type_: Any) -> tuple[Any, bool]:
-    """The type behind Annotated and `| None`, and whether a tuple of it is wanted."""
+    """The type behind Annotated and `| None`, and whether many of it are wanted."""
     origin = get_origin(type_)
     if origin is Annotated:
         return _kind(get_args(type_)[0])
@@ -93,6 +98,8 @@ def _kind(type_: Any) -> tuple[Any, bool]:
         return _kind(next(part for part in get_args(type_) if part is not NoneType))
     if origin is tuple:
         return get_args(type_)[0], True
+    if origin is Mapping:
+        return Mapping, True
     return type_, False
 
 
@@ -101,6 +108,6 @@ def _metavar(kind: Any) -> str:
 
 
 def _default(default: Any) -> str:
-    if default is None or default in ("", ()):
+    if default is None or default in ("", (), {}):
         return ""
     return f" [default: {str(default).lower() if isinstance(default, bool) else default}]"

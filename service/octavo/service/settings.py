@@ -5,8 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_type_hints
+from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
 
 import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
@@ -14,7 +15,7 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 from octavo.engine import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
 
 PREFIX = "OCTAVO_"
@@ -41,13 +42,25 @@ class Setting:
         return PREFIX + self.name.upper()
 
     def parse(self, value: object, source: str) -> Any:
-        """The value as this setting's type. ConfigError names the source, the value and the rule."""
+        """The value as this setting's type. ConfigError names the source, the value and the rule.
+
+        A mapping may be a list of texts such as `key=value`, as a flag that is given many times has them.
+        """
+        if get_origin(self.type) is Mapping and isinstance(value, list):
+            value = dict(_entry(text, source) for text in value)
         try:
             return _adapter(self.type).validate_python(value)
         except ValidationError as error:
             rule = error.errors(include_url=False)[0]["msg"]
             message = f"{source}: {rule[0].lower()}{rule[1:]} (got {value!r})"
             raise ConfigError(message) from None
+
+
+def _entry(text: str, source: str) -> tuple[str, str]:
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise ConfigError(f"{source}: must be KEY=VALUE (got {text!r})")
+    return key, value
 
 
 @functools.cache

@@ -156,7 +156,8 @@ async def test_if_one_prompt_fails_the_others_end(client: openai.AsyncOpenAI, re
 
 async def test_an_unsupported_request_reaches_nobody(client: openai.AsyncOpenAI, recorder: Recorder) -> None:
     with pytest.raises(openai.BadRequestError) as caught:
-        await client.chat.completions.create(model="m", messages=USER, n=2)
-    assert caught.value.param == "n"
+        await client.chat.completions.create(model="m", messages=USER, store=True)
+    assert caught.value.param == "store"
     assert recorder.requests == []
-    assert json.loads(caught.value.response.content)["error"]["message"].startswith("n: is not supported yet")
+    message = json.loads(caught.value.response.content)["error"]["message"]
+    assert message.startswith("store: is not supported yet")

@@ -51,11 +51,71 @@ def told(response: Any) -> dict[str, Any]:
         (CHAT, {"logprobs": 2}, "logprobs", "must be true or false"),
         (CHAT, {"stream_options": {}}, "stream_options", "unless stream is true"),
         (CHAT, {"stream": 1}, "stream", "must be true or false"),
-        (CHAT, {"n": 2}, "n", r"not supported yet; leave it out, or give 1 \(got 2\)"),
-        (CHAT, {"n": True}, "n", "not supported yet"),
+        (CHAT, {"n": 0}, "n", r"must be in \[1, 128\] \(got 0\)"),
+        (CHAT, {"n": True}, "n", "must be an integer"),
+        (CHAT, {"n": 3, "best_of": 2}, "best_of", r"must be in \[n, 128\]"),
+        (CHAT, {"beam_width": 33}, "beam_width", r"must be in \[0, 32\]"),
+        (CHAT, {"n": 33, "use_beam_search": True}, "n", r"must be in \[0, 32\]"),
+        (CHAT, {"best_of": 33, "use_beam_search": True}, "best_of", r"must be in \[0, 32\]"),
+        (
+            CHAT,
+            {"beam_width": 2, "use_beam_search": False},
+            "beam_width",
+            "or go with use_beam_search, false",
+        ),
+        (CHAT, {"early_stopping": "maybe"}, "early_stopping", 'must be true, false or "never"'),
         (CHAT, {"tools": [{"type": "function"}]}, "tools", "not supported yet"),
-        (CHAT, {"response_format": {"type": "json_object"}}, "response_format", "not supported yet"),
-        (CHAT, {"logit_bias": {"1": 5}}, "logit_bias", "not supported yet"),
+        (CHAT, {"response_format": {"type": "poem"}}, "response_format.type", "'text', 'json_object' or"),
+        (CHAT, {"response_format": {"type": "json_schema"}}, "response_format.json_schema", "is required"),
+        (
+            CHAT,
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}},
+            "response_format.json_schema.schema",
+            "is required",
+        ),
+        (
+            CHAT,
+            {"structured_outputs": {"structural_tag": "x"}},
+            "structured_outputs.structural_tag",
+            "not suppor",
+        ),
+        (CHAT, {"guided_json": 5}, "guided_json", "must be a JSON Schema: an object, or its text"),
+        (CHAT, {"guided_choice": []}, "guided_choice", "must not be empty"),
+        (CHAT, {"logit_bias": {"one": 5}}, "logit_bias.one", "must be for a token id"),
+        (CHAT, {"logit_bias": {"1": "5"}}, "logit_bias.1", "must be a number"),
+        (CHAT, {"logit_bias": {"1": 101}}, "logit_bias", r"each must be in \[-100, 100\]"),
+        (CHAT, {"logit_bias": {"384": 1}}, "logit_bias", r"each token must be in \[0, 384\)"),
+        (CHAT, {"allowed_token_ids": [384]}, "allowed_token_ids", r"each token must be in \[0, 384\)"),
+        (CHAT, {"bad_words": [""]}, "bad_words", "must not contain an empty string"),
+        (
+            CHAT,
+            {"repetition_detection": {"max_pattern_size": 129, "min_count": 2}},
+            "repetition_detection.max_pattern_size",
+            r"must be in \[0, 128\]",
+        ),
+        (
+            CHAT,
+            {"repetition_detection": {"max_pattern_size": 4, "min_count": 1}},
+            "repetition_detection.min_count",
+            "must be at least 2",
+        ),
+        (
+            CHAT,
+            {"repetition_detection": {"max_pattern_size": 4, "min_count": 2, "min_pattern_size": 2}},
+            "repetition_detection.min_pattern_size",
+            "not supported yet; leave it out, or give 0 or 1",
+        ),
+        (CHAT, {"thinking_token_budget": -2}, "thinking_token_budget", "must not be negative"),
+        (CHAT, {"thinking_budget": -2}, "thinking_budget", "must not be negative"),
+        (
+            CHAT,
+            {"thinking_budget": 1, "thinking_token_budget": 2},
+            "thinking_budget",
+            "or be thinking_token_bu",
+        ),
+        (CHAT, {"prompt_logprobs": 21}, "prompt_logprobs", r"must be in \[0, 20\]"),
+        (CHAT, {"prompt_logprobs": 1, "stream": True}, "prompt_logprobs", "must be left out of a stream"),
+        (CHAT, {"echo": True}, "echo", "not supported yet"),
         (CHAT, {"store": True}, "store", "not supported yet"),
         (CHAT, {"audio": {"voice": "alloy"}}, "audio", "not supported yet"),
         (CHAT, {"tpo_k": 3}, "tpo_k", "is no parameter of this request; did you mean top_k?"),
@@ -84,8 +144,8 @@ def told(response: Any) -> dict[str, Any]:
         (TEXT, {"prompt": [[1], []]}, "prompt[1]", "must not be empty"),
         (TEXT, {"prompt": ["x"] * 257}, "prompt", "at most 256"),
         (TEXT, {"logprobs": 21}, "logprobs", r"must be in \[0, 20\]"),
-        (TEXT, {"best_of": 2}, "best_of", "not supported yet"),
-        (TEXT, {"echo": True}, "echo", "not supported yet"),
+        (TEXT, {"logprobs": 21, "echo": True}, "logprobs", r"^logprobs: must be in \[0, 20\] \(got 21\)$"),
+        (TEXT, {"logprobs": 2, "echo": True, "prompt_logprobs": 1}, "prompt_logprobs", "or be logprobs, 2"),
         (TEXT, {"suffix": "end"}, "suffix", "not supported yet"),
         (TEXT, {"messages": USER}, "messages", "is no parameter of this request"),
     ],
@@ -145,7 +205,13 @@ async def test_a_number_must_be_one(door: Door, value: str) -> None:
 
 async def test_a_body_full_of_mistakes_is_refused_at_once(door: Door) -> None:
     keys = {f"key{i}": 0 for i in range(200_000)}
-    for body in (keys, {"messages": [keys]}, {"messages": [0] * 500_000}, {"messages": USER, "n": keys}):
+    many = ({"n": keys}, {"logit_bias": keys}, {"guided_choice": [0] * 500_000}, {"response_format": keys})
+    for body in (
+        keys,
+        {"messages": [keys]},
+        {"messages": [0] * 500_000},
+        *({"messages": USER, **each} for each in many),
+    ):
         async with asyncio.timeout(3):
             response = await door.post(CHAT, body)
         assert response.status_code == 400

@@ -12,9 +12,12 @@ from openai.types import completion_create_params as completion
 from openai.types.chat import ChatCompletionMessage
 from openai.types.chat import completion_create_params as chat
 from openai.types.chat.chat_completion_stream_options_param import ChatCompletionStreamOptionsParam
+from openai.types.shared_params.response_format_json_schema import JSONSchema, ResponseFormatJSONSchema
 from pydantic import BaseModel
 
 from octavo.engine import InvalidRequest
+from octavo.service.openai.decoding import RepetitionDetection
+from octavo.service.openai.forms import JsonSchema, ResponseFormat, StructuredOutputs
 from octavo.service.openai.messages import Message
 from octavo.service.openai.parameters import Only, WithoutEffect
 from octavo.service.openai.parsing import parse
@@ -22,6 +25,10 @@ from octavo.service.openai.requests import ChatCompletionRequest, CompletionRequ
 from tests.service.openai.conftest import USER
 
 DOCUMENTATION = Path(__file__).parents[3] / "docs" / "openai.md"
+MODELS = (
+    *(ChatCompletionRequest, CompletionRequest, Message, StreamOptions),
+    *(ResponseFormat, JsonSchema, StructuredOutputs, RepetitionDetection),
+)
 CHAT: dict[str, Any] = {"messages": USER}
 TEXT: dict[str, Any] = {"prompt": "Hello"}
 
@@ -29,7 +36,7 @@ TEXT: dict[str, Any] = {"prompt": "Hello"}
 def marks(model: type[BaseModel]) -> dict[str, Only | WithoutEffect | None]:
     """How each parameter is marked; None for one that is supported."""
     return {
-        name: next((m for m in field.metadata if isinstance(m, Only | WithoutEffect)), None)
+        field.alias or name: next((m for m in field.metadata if isinstance(m, Only | WithoutEffect)), None)
         for name, field in model.model_fields.items()
     }
 
@@ -40,17 +47,19 @@ def marks(model: type[BaseModel]) -> dict[str, Only | WithoutEffect | None]:
         (ChatCompletionRequest, chat.CompletionCreateParamsStreaming),
         (CompletionRequest, completion.CompletionCreateParamsStreaming),
         (StreamOptions, ChatCompletionStreamOptionsParam),
+        (ResponseFormat, ResponseFormatJSONSchema),
+        (JsonSchema, JSONSchema),
     ],
 )
 def test_every_parameter_of_openai_is_known(model: type[BaseModel], theirs: Any) -> None:
-    assert get_type_hints(theirs).keys() <= model.model_fields.keys()
+    assert get_type_hints(theirs).keys() <= marks(model).keys()
 
 
 def test_every_field_of_a_reply_of_openai_is_known() -> None:
     assert ChatCompletionMessage.model_fields.keys() <= Message.model_fields.keys()
 
 
-@pytest.mark.parametrize("model", [ChatCompletionRequest, CompletionRequest, Message, StreamOptions])
+@pytest.mark.parametrize("model", MODELS)
 def test_the_documentation_says_of_each_what_it_is(model: type[BaseModel]) -> None:
     rows = set(re.findall(r"^\| `(\w+)` \| (\w[\w ]*) \|", DOCUMENTATION.read_text(), re.MULTILINE))
     kinds = {Only: "refused", WithoutEffect: "without effect", type(None): "supported"}
@@ -61,8 +70,7 @@ def test_the_documentation_has_no_parameter_that_there_is_not() -> None:
     rows = re.findall(
         r"^\| `(\w+)` \| (?:supported|without effect|refused) \|", DOCUMENTATION.read_text(), re.MULTILINE
     )
-    models = (ChatCompletionRequest, CompletionRequest, Message, StreamOptions)
-    assert set(rows) == {name for model in models for name in model.model_fields}
+    assert set(rows) == {name for model in MODELS for name in marks(model)}
 
 
 @pytest.mark.parametrize(("model", "body"), [(ChatCompletionRequest, CHAT), (CompletionRequest, TEXT)])

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from octavo.engine import ConfigError
 from octavo.service.client import Client, Conversation, ServerError
 from octavo.service.commands.connection import connected, sampling_message
+from octavo.service.commands.speech import Speech
 from octavo.service.figures import Figures
 from octavo.v1 import inference_pb2 as pb
 
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
+NOT_FOR_CHATS = ("n", "best_of", "beam_width", "prompt_logprobs", "echo")
+"""A turn goes on from one answer, and tells that alone."""
 HELP = "/new begins a new chat, /exit ends (so does Ctrl-D); Ctrl-C ends an answer early."
 
 
@@ -31,6 +35,12 @@ def chat_with_model(
     file: Path | None,
 ) -> None:
     params = sampling_message(sampling)
+    for field, value in params.ListFields():
+        if field.name in NOT_FOR_CHATS and not (field.name == "n" and value == 1):
+            flag = "--" + field.name.replace("_", "-")
+            raise ConfigError(
+                f"flag {flag}: must not be set in a chat, which has one answer a turn (got {value})"
+            )
     # The loop runs only while there is something to wait for: reading a line may block without harm.
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
@@ -65,7 +75,7 @@ class Chat:
         self._params = params
         self._block_size = block_size
         self._is_new = True
-        self._console = Console(stderr=True)
+        self._speech = Speech()
 
     async def answer(self, text: str) -> None:
         """Prints the answer to one message. ServerError; the chat can go on after it."""
@@ -78,13 +88,13 @@ class Chat:
         try:
             async for delta in self._conversation.say(pb.Chat(messages=messages), self._params):
                 figures.add(delta)
-                print(delta.text, end="", flush=True)
+                self._speech.say(delta)
                 if delta.finish_reason not in (0, pb.FINISH_REASON_CANCELLED):
                     self._is_new = False
         finally:
             loop.remove_signal_handler(signal.SIGINT)
-        print()
-        self._console.print(str(figures), style="dim", highlight=False, soft_wrap=True)
+        self._speech.end()
+        self._speech.note(str(figures))
 
     async def restart(self) -> None:
         await self._conversation.restart()

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from json.encoder import encode_basestring_ascii as quoted
 from typing import TYPE_CHECKING, Any
 
-from octavo.service.openai.logprobs import ChatLogprobs, CompletionLogprobs
+from octavo.service.openai.logprobs import ChatLogprobs, CompletionLogprobs, of_prompt
 from octavo.v1 import inference_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from octavo.service.openai.logprobs import LogprobShape
 
@@ -21,6 +21,7 @@ FINISH_REASONS = {
     pb.FINISH_REASON_EOS: "stop",
     pb.FINISH_REASON_STOP: "stop",
     pb.FINISH_REASON_LENGTH: "length",
+    pb.FINISH_REASON_REPETITION: "repetition",  # vLLM's
 }
 compact = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 DONE = "data: [DONE]\n\n"
@@ -30,16 +31,29 @@ DONE = "data: [DONE]\n\n"
 class Shape:
     """In what the answers of the two kinds of completion differ.
 
-    text_field: how an event's text is put into its choice, around the text itself; and one without text.
+    text_field: how an event's text is put into its choice, around the text itself.
+    is_chat: whether text and reasoning are within a message, whose role is told first.
     """
 
     prefix: str
     whole: str
     event: str
     text_field: tuple[str, str]
-    no_text: str
-    role_event: bool
+    is_chat: bool
     logprobs: Callable[[], LogprobShape]
+
+    def said(self, text: str, reasoning: str) -> str:
+        """The fields of an event's choice that have what is new in it."""
+        fields = {"content" if self.is_chat else "text": text} if text or not self.is_chat else {}
+        if reasoning:
+            fields |= of_reasoning(reasoning)
+        told = compact(fields)
+        return f'"delta":{told}' if self.is_chat else told[1:-1]
+
+
+def of_reasoning(reasoning: str) -> dict[str, str]:
+    """Under vLLM's name, and under the one that it had before and others have still."""
+    return {"reasoning": reasoning, "reasoning_content": reasoning}
 
 
 CHAT = Shape(
@@ -47,8 +61,7 @@ CHAT = Shape(
     whole="chat.completion",
     event="chat.completion.chunk",
     text_field=('"delta":{"content":', "}"),
-    no_text='"delta":{}',
-    role_event=True,
+    is_chat=True,
     logprobs=ChatLogprobs,
 )
 COMPLETION = Shape(
@@ -56,8 +69,7 @@ COMPLETION = Shape(
     whole="text_completion",
     event="text_completion",
     text_field=('"text":', ""),
-    no_text='"text":""',
-    role_event=False,
+    is_chat=False,
     logprobs=CompletionLogprobs,
 )
 
@@ -66,13 +78,16 @@ COMPLETION = Shape(
 class Answer:
     """What is the same in all that is told of one request.
 
-    logprobs, token_ids, usage, continuous_usage: whether each is asked for; `usage` in a stream's last event.
+    logprobs, prompt_logprobs, token_ids, reasoning, usage, continuous_usage: whether each is asked for;
+        `usage` in a stream's last event.
     """
 
     shape: Shape
     model: str
     logprobs: bool = False
+    prompt_logprobs: bool = False
     token_ids: bool = False
+    reasoning: bool = True
     usage: bool = False
     continuous_usage: bool = False
     id: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -86,14 +101,22 @@ class Answer:
             "model": self.model,
         }
 
-    def whole(self, choices: Sequence[CollectedChoice]) -> bytes:
-        """The answer that is no stream."""
-        usage = total_usage([choice.usage for choice in choices])
-        body = {
-            **self.envelope(self.shape.whole),
-            "choices": [choice.as_json(i) for i, choice in enumerate(choices)],
-            "usage": _usage(usage),
-        }
+    def whole(self, choices: Mapping[int, CollectedChoice], usages: Sequence[pb.Usage]) -> bytes:
+        """The answer that is no stream.
+
+        choices: by their index. usages: one for each prompt.
+        """
+        told = [choices[index].as_json(index) for index in sorted(choices)]
+        body = {**self.envelope(self.shape.whole), "choices": told, "usage": _usage(total_usage(usages))}
+        if self.prompt_logprobs:
+            # A chat has one prompt; of several prompts each has as many choices.
+            per_prompt = len(told) // len(usages)
+            of_prompts = [choices[first].prompt_logprobs for first in range(0, len(told), per_prompt)]
+            if self.shape.is_chat:
+                body["prompt_logprobs"] = of_prompts[0]
+            else:
+                for choice in told:
+                    choice["prompt_logprobs"] = of_prompts[choice["index"] // per_prompt]
         return compact(body).encode()
 
     def last_event(self, usages: Sequence[pb.Usage]) -> str:
@@ -118,31 +141,29 @@ class ChoiceWriter:
         self._tail = f'{self._text_end},"logprobs":null,"finish_reason":null}}]{self._no_usage}'
         self._plain = not (answer.logprobs or answer.token_ids or answer.continuous_usage)
         self._logprobs = shape.logprobs()
-        self._begun = not shape.role_event
+        self._begun = not shape.is_chat
 
     def events(self, delta: pb.Delta) -> str:
         """What a delta adds to the stream; may be nothing."""
         text = delta.text
-        if self._begun and self._plain and not delta.finish_reason:
+        reasoning = delta.reasoning if self._answer.reasoning else ""
+        if self._begun and self._plain and not (delta.finish_reason or reasoning):
             return f"{self._text_start}{quoted(text)}{self._tail}" if text else ""
         role = "" if self._begun else self._role_event(delta.usage)
         self._begun = True
-        if not (text or delta.finish_reason or (delta.token_ids and not self._plain)):
+        if not (text or reasoning or delta.finish_reason or (delta.token_ids and not self._plain)):
             return role
-        return role + self._full_event(delta)
+        return role + self._full_event(delta, reasoning)
 
-    def _full_event(self, delta: pb.Delta) -> str:
+    def _full_event(self, delta: pb.Delta, reasoning: str) -> str:
         answer = self._answer
         logprobs = compact(self._logprobs.of(delta.logprobs)) if answer.logprobs else "null"
         reason = f'"{FINISH_REASONS[delta.finish_reason]}"' if delta.finish_reason else "null"
-        text = (
-            f"{self._text_start}{quoted(delta.text)}{self._text_end}"
-            if delta.text
-            else self._head + answer.shape.no_text
-        )
+        said = answer.shape.said(delta.text, reasoning)
         ids = f',"token_ids":{compact(list(delta.token_ids))}' if answer.token_ids else ""
+        score = f',"score":{compact(delta.score)}' if delta.HasField("score") else ""
         end = self._usage_field(delta.usage)
-        return f'{text},"logprobs":{logprobs},"finish_reason":{reason}{ids}}}]{end}'
+        return f'{self._head}{said},"logprobs":{logprobs},"finish_reason":{reason}{ids}{score}}}]{end}'
 
     def _role_event(self, usage: pb.Usage) -> str:
         delta = '"delta":{"role":"assistant","content":""}'
@@ -159,32 +180,41 @@ class CollectedChoice:
     """One choice of an answer that is told as a whole."""
 
     def __init__(self, answer: Answer) -> None:
-        self.usage = pb.Usage()
+        self.prompt_logprobs: list[dict[str, Any] | None] = []
         self._answer = answer
         self._texts: list[str] = []
+        self._reasoning: list[str] = []
+        self._score: float | None = None
         self._token_ids: list[int] = []
         self._logprobs: list[pb.TokenLogprobs] = []
         self._reason = pb.FINISH_REASON_UNSPECIFIED
 
     def add(self, delta: pb.Delta) -> None:
         self._texts.append(delta.text)
+        self._reasoning.append(delta.reasoning)
         self._token_ids += delta.token_ids
         self._logprobs += delta.logprobs
         self._reason = delta.finish_reason
-        self.usage = delta.usage
+        if delta.HasField("score"):
+            self._score = delta.score
+        if self._answer.prompt_logprobs and not self.prompt_logprobs:
+            self.prompt_logprobs = of_prompt(delta.prompt_logprobs)
 
     def as_json(self, index: int) -> dict[str, Any]:
-        text = "".join(self._texts)
+        text, reasoning = "".join(self._texts), "".join(self._reasoning)
         shape = self._answer.shape
+        thought = of_reasoning(reasoning) if reasoning and self._answer.reasoning else {}
         choice: dict[str, Any] = {"index": index}
-        if shape.role_event:
-            choice["message"] = {"role": "assistant", "content": text, "refusal": None}
+        if shape.is_chat:
+            choice["message"] = {"role": "assistant", "content": text, "refusal": None, **thought}
         else:
-            choice["text"] = text
+            choice |= {"text": text, **thought}
         choice["logprobs"] = shape.logprobs().of(self._logprobs) if self._answer.logprobs else None
         choice["finish_reason"] = FINISH_REASONS[self._reason]
         if self._answer.token_ids:
             choice["token_ids"] = self._token_ids
+        if self._score is not None:
+            choice["score"] = self._score
         return choice
 
 

@@ -13,10 +13,12 @@ from octavo.engine import OctavoError
 from octavo.service.backend import Origin
 from octavo.service.openai.answers import CHAT, COMPLETION, Answer, ChoiceWriter, CollectedChoice, Shape
 from octavo.service.openai.door import context_of
+from octavo.service.openai.echo import first_token, with_prompt_logprobs
 from octavo.service.openai.endpoint import while_connected
 from octavo.service.openai.errors import Refused, refusal
 from octavo.service.openai.parsing import parse
 from octavo.service.openai.requests import ChatCompletionRequest, CompletionRequest
+from octavo.v1 import inference_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -24,7 +26,6 @@ if TYPE_CHECKING:
     from octavo.service.backend import Backend
     from octavo.service.openai.exchange import Exchange
     from octavo.service.openai.requests import CompletionParameters
-    from octavo.v1 import inference_pb2 as pb
 
     Take = Callable[[int, pb.Delta], Awaitable[None]]
 
@@ -55,7 +56,9 @@ class Completions:
             shape,
             request.model or (await self._backend.model("")).name,
             logprobs=request.num_logprobs is not None,
+            prompt_logprobs=request.prompt_logprobs is not None,
             token_ids=bool(request.return_token_ids),
+            reasoning=request.include_reasoning is not False,
             usage=bool(request.options.include_usage),
             continuous_usage=bool(request.options.continuous_usage_stats),
         )
@@ -75,8 +78,8 @@ class Completions:
         async def take(index: int, delta: pb.Delta) -> None:
             choices[index].add(delta)
 
-        await self._run(request, request.submissions(), origin, take)
-        await exchange.respond(answer.whole([choices[i] for i in sorted(choices)]))
+        usages = await self._run(request, request.submissions(), origin, take)
+        await exchange.respond(answer.whole(choices, usages))
 
     async def _stream(
         self, exchange: Exchange, request: CompletionParameters, origin: Origin, answer: Answer
@@ -84,21 +87,18 @@ class Completions:
         """The stream begins with the first delta: what fails before that has a status of its own."""
         submissions = request.submissions()
         writers: dict[int, ChoiceWriter] = {}
-        usages: dict[int, pb.Usage] = {}
         write = exchange.write if len(submissions) == 1 else _in_turn(exchange.write)
 
         async def take(index: int, delta: pb.Delta) -> None:
             writer = writers.get(index)
             if writer is None:
                 writer = writers[index] = ChoiceWriter(answer, index)
-            if delta.finish_reason:
-                usages[index] = delta.usage
             if events := writer.events(delta):
                 # Returns when the client has room again. Until then no delta is taken: its sequence waits.
                 await write(events)
 
-        await self._run(request, submissions, origin, take)
-        await exchange.end(answer.last_event(list(usages.values())))
+        usages = await self._run(request, submissions, origin, take)
+        await exchange.end(answer.last_event(usages))
 
     async def _run(
         self,
@@ -106,17 +106,19 @@ class Completions:
         submissions: Sequence[pb.GenerateRequest],
         origin: Origin,
         take: Take,
-    ) -> None:
-        """Submits all at once. If one fails, the others are cancelled."""
+    ) -> list[pb.Usage]:
+        """Submits all at once; what each has used. If one fails, the others are cancelled."""
         if len(submissions) == 1:
-            await self._run_one(request, 0, submissions[0], origin, take)
-            return
+            return [await self._run_one(request, 0, submissions[0], origin, take)]
         try:
             async with asyncio.TaskGroup() as tasks:
-                for i, submission in enumerate(submissions):
+                running = [
                     tasks.create_task(self._run_one(request, i, submission, origin, take))
+                    for i, submission in enumerate(submissions)
+                ]
         except ExceptionGroup as failed:
             raise failed.exceptions[0] from None
+        return [task.result() for task in running]
 
     async def _run_one(
         self,
@@ -125,13 +127,20 @@ class Completions:
         submission: pb.GenerateRequest,
         origin: Origin,
         take: Take,
-    ) -> None:
+    ) -> pb.Usage:
+        deltas = self._backend.generate(submission, origin)
+        if request.echoes_logprobs:
+            deltas = with_prompt_logprobs(deltas, lambda: first_token(self._backend, submission))
+        first_choice = index * request.num_choices
+        usage = pb.Usage()
         try:
-            async with aclosing(self._backend.generate(submission, origin)) as deltas:
+            async with aclosing(deltas):
                 async for delta in deltas:
-                    await take(index, delta)
+                    await take(first_choice + delta.index, delta)
+                    usage = delta.usage
         except OctavoError as error:
             raise Refused(refusal(error, lambda field: request.parameter(field, index))) from error
+        return usage
 
 
 def _in_turn(write: Callable[[str], Awaitable[None]]) -> Callable[[str], Awaitable[None]]:

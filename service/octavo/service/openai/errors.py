@@ -79,7 +79,8 @@ def refusal(error: Exception, parameter: Callable[[str], str] = str) -> Refusal:
     retry_after = DEFAULT_RETRY_AFTER
     for detail in told.details:
         if detail.Unpack(bad) and bad.field_violations:
-            named = [(parameter(v.field), v.description) for v in bad.field_violations]
+            # One parameter can be two fields, which break the same rule.
+            named = list(dict.fromkeys((parameter(v.field), v.description) for v in bad.field_violations))
             message = "; ".join(f"{name}: {description}" for name, description in named)
             param = named[0][0] if named[0][0] != BODY else None
         elif detail.Unpack(retry):

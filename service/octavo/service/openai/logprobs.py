@@ -1,4 +1,5 @@
-"""Log-probabilities in OpenAI's two shapes: a chat's list of objects, and a completion's parallel lists."""
+"""Log-probabilities: a chat's as a list of objects and a completion's as parallel lists, which is OpenAI's
+way; a prompt's as vLLM has them."""
 
 from __future__ import annotations
 
@@ -11,6 +12,8 @@ if TYPE_CHECKING:
 
     from octavo.v1 import inference_pb2 as pb
 
+UNKNOWN = math.nan
+"""Of a prompt's first token, which follows nothing."""
 LEAST = -9999.0
 """What OpenAI tells of a token that cannot be; JSON has no infinity."""
 
@@ -35,7 +38,8 @@ class ChatLogprobs:
 class CompletionLogprobs:
     """A token that is a part of a character is `bytes:\\x..`, so that no two tokens have the same key.
 
-    text_offset: characters of the choice before the token, counted by the tokens' own texts.
+    text_offset: characters of the choice before the token, counted by the tokens' own texts. A prompt's first
+        token has null for all but its text.
     """
 
     def __init__(self) -> None:
@@ -43,16 +47,41 @@ class CompletionLogprobs:
         self._offset = 0
 
     def of(self, logprobs: Iterable[pb.TokenLogprobs]) -> dict[str, Any]:
-        tokens, values, tops, offsets = [], [], [], []
+        tokens: list[str] = []
+        values: list[float | None] = []
+        tops: list[dict[str, float | None] | None] = []
+        offsets: list[int] = []
         for each in logprobs:
             tokens.append(_completion_text(each.chosen))
-            values.append(_finite(each.chosen.logprob))
-            # The chosen one stands among the likeliest even if it is not one of them, as OpenAI has it.
-            likeliest = {_completion_text(token): _finite(token.logprob) for token in each.top}
-            tops.append({**likeliest, tokens[-1]: values[-1]})
+            if math.isnan(each.chosen.logprob):
+                values.append(None)
+                tops.append(None)
+            else:
+                values.append(_finite(each.chosen.logprob))
+                # The chosen one stands among the likeliest even if it is not one of them, as OpenAI has it.
+                likeliest = {_completion_text(token): _finite(token.logprob) for token in each.top}
+                tops.append({**likeliest, tokens[-1]: values[-1]})
             offsets.append(self._offset)
             self._offset += len(self._decoder.decode(each.chosen.text))
         return {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
+
+
+def of_prompt(logprobs: Iterable[pb.TokenLogprobs]) -> list[dict[str, Any] | None]:
+    """An entry for each token of a prompt: null for the first, else by token id the likeliest and itself.
+
+    rank: 1 for the likeliest; null for a token that is not among them.
+    """
+    told: list[dict[str, Any] | None] = [None]
+    for each in logprobs:
+        ranked = {str(token.token_id): _prompt_token(token, rank) for rank, token in enumerate(each.top, 1)}
+        own = str(each.chosen.token_id)
+        told.append(ranked if own in ranked else {own: _prompt_token(each.chosen, None), **ranked})
+    return told
+
+
+def _prompt_token(token: pb.TokenLogprob, rank: int | None) -> dict[str, Any]:
+    text = token.text.decode("utf-8", "replace")
+    return {"logprob": _finite(token.logprob), "rank": rank, "decoded_token": text}
 
 
 def _chat_token(token: pb.TokenLogprob) -> dict[str, Any]:

@@ -57,8 +57,10 @@ class Message(Strict):
     refusal: Unsupported = None
     annotations: Annotated[object, Only([])] = None
     audio: Unsupported = None
-    reasoning: Unsupported = None
-    reasoning_content: Unsupported = None
+    reasoning: Annotated[str | None, WithoutEffect("a chat template is given roles and contents only")] = None
+    reasoning_content: Annotated[
+        str | None, WithoutEffect("a chat template is given roles and contents only")
+    ] = None
 
     def to_proto(self) -> pb.ChatMessage:
         return pb.ChatMessage(role=self.role, content=self.content)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError, core_schema
 
+from octavo.engine import InvalidRequest, Violation
+
 if TYPE_CHECKING:
     from pydantic import GetCoreSchemaHandler
 
 MOST_KEYS = 200
 """Of an object; no request has so many parameters."""
+TOKEN_ID = re.compile(r"0|[1-9][0-9]{0,9}")
+LONGEST_KEY = 64
+"""Characters that are shown of a key that is none."""
 
 
 class Strict(BaseModel):
@@ -66,6 +72,27 @@ def _string_or_list(value: object) -> object:
     raise PydanticCustomError("string_or_list", "must be a string or a list of strings")
 
 
+def _by_token_id(value: object) -> object:
+    """Keys as numbers, which in JSON are strings. The first bad entry is told, for there can be many."""
+    if not isinstance(value, dict):
+        return value
+    for key, bias in value.items():
+        if not TOKEN_ID.fullmatch(key) or int(key) >= 2**32:
+            raise InvalidRequest(Violation(f".{key[:LONGEST_KEY]}", bias, "must be for a token id"))
+        if type(bias) not in (int, float):
+            raise InvalidRequest(Violation(f".{key}", bias, "must be a number"))
+    return {int(key): bias for key, bias in value.items()}
+
+
+def _early_stopping(value: object) -> object:
+    """As Transformers and vLLM have it, and as the protocol does."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if value in ("yes", "no", "never"):
+        return value
+    raise PydanticCustomError("early_stopping", 'must be true, false or "never"')
+
+
 Unsupported = Annotated[object, Only()]
 Int32 = Annotated[int, Field(ge=-(2**31), lt=2**31)]
 # OpenAI's seed is a signed 64-bit integer, the protocol's an unsigned one; both ranges are taken.
@@ -74,3 +101,5 @@ TokenId = Annotated[int, Field(ge=0, lt=2**32)]
 # The first bad entry is told; a report on each of a million would take seconds to make.
 TokenIds = Annotated[list[TokenId], Field(fail_fast=True)]
 Strings = Annotated[list[str], BeforeValidator(_string_or_list)]
+Biases = Annotated[dict[int, float], BeforeValidator(_by_token_id)]
+EarlyStopping = Annotated[str, BeforeValidator(_early_stopping)]

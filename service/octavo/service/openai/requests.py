@@ -8,36 +8,14 @@ from typing import Annotated, Any
 from pydantic import Field, PlainValidator, model_validator
 
 from octavo.engine import InvalidRequest, Violation
-from octavo.service.openai.messages import Message
-from octavo.service.openai.parameters import (
-    Int32,
-    Only,
-    Seed,
-    Strict,
-    Strings,
-    TokenIds,
-    Unsupported,
-    WithoutEffect,
-)
+from octavo.service.openai.decoding import DecodingParameters
+from octavo.service.openai.messages import Message  # noqa: TC001, pydantic reads the annotation
+from octavo.service.openai.parameters import Int32, Only, Strict, Unsupported, WithoutEffect
 from octavo.service.openai.prompts import Entry, entries
 from octavo.v1 import inference_pb2 as pb
 
 DEFAULT_MAX_TOKENS = 16
 """Of /v1/completions, as in the OpenAI API. A chat's reply may take all of the context."""
-
-SAME_NAMES = (
-    "temperature",
-    "top_p",
-    "min_p",
-    "repetition_penalty",
-    "frequency_penalty",
-    "presence_penalty",
-    "min_tokens",
-    "stop",
-    "stop_token_ids",
-    "ignore_eos",
-)
-"""Parameters that the protocol has under the same name, with the same meaning and rules."""
 
 
 class StreamOptions(Strict):
@@ -46,25 +24,10 @@ class StreamOptions(Strict):
     include_obfuscation: Annotated[object, Only(False)] = None
 
 
-class CompletionParameters(Strict):
+class CompletionParameters(DecodingParameters):
     """What both kinds of completion take. Null is the same as leaving out."""
 
     model: str | None = None
-
-    temperature: float | None = None
-    top_p: float | None = None
-    top_k: Int32 | None = None
-    min_p: float | None = None
-    seed: Seed | None = None
-    frequency_penalty: float | None = None
-    presence_penalty: float | None = None
-    repetition_penalty: float | None = None
-
-    max_tokens: Int32 | None = None
-    min_tokens: Int32 | None = None
-    stop: Strings | None = None
-    stop_token_ids: TokenIds | None = None
-    ignore_eos: bool | None = None
 
     stream: bool | None = None
     stream_options: StreamOptions | None = None
@@ -78,30 +41,16 @@ class CompletionParameters(Strict):
     metadata: Annotated[dict[str, str] | None, WithoutEffect("for the client's own records")] = None
     safety_identifier: Annotated[str | None, WithoutEffect("tells a provider about the end user")] = None
 
-    n: Annotated[object, Only(1)] = None
-    logit_bias: Annotated[object, Only({})] = None
     service_tier: Annotated[object, Only("auto", "default")] = None
-    response_format: Annotated[object, Only({"type": "text"})] = None
     # vLLM's.
-    allowed_token_ids: Annotated[object, Only([])] = None
-    bad_words: Annotated[object, Only([])] = None
     cache_salt: Unsupported = None
-    guided_choice: Unsupported = None
-    guided_grammar: Unsupported = None
-    guided_json: Unsupported = None
-    guided_regex: Unsupported = None
-    include_stop_str_in_output: Annotated[object, Only(False)] = None
     kv_transfer_params: Unsupported = None
-    length_penalty: Annotated[object, Only(1, 1.0)] = None
     logits_processors: Annotated[object, Only([])] = None
-    prompt_logprobs: Unsupported = None
     request_id: Unsupported = None
     return_tokens_as_token_ids: Annotated[object, Only(False)] = None
     skip_special_tokens: Annotated[object, Only(True)] = None
     spaces_between_special_tokens: Annotated[object, Only(True)] = None
-    structured_outputs: Unsupported = None
     truncate_prompt_tokens: Unsupported = None
-    use_beam_search: Annotated[object, Only(False)] = None
     vllm_xargs: Annotated[object, Only({})] = None
 
     @model_validator(mode="after")
@@ -109,6 +58,9 @@ class CompletionParameters(Strict):
         if self.stream_options is not None and not self.stream:
             rule = "must be left out unless stream is true"
             raise InvalidRequest(Violation("stream_options", "an object", rule))
+        if self.prompt_logprobs is not None and self.stream:
+            rule = "must be left out of a stream"
+            raise InvalidRequest(Violation("prompt_logprobs", self.prompt_logprobs, rule))
         return self
 
     @property
@@ -120,27 +72,8 @@ class CompletionParameters(Strict):
     def options(self) -> StreamOptions:
         return self.stream_options or StreamOptions()
 
-    def sampling(self) -> pb.SamplingParams:
-        values: dict[str, Any] = {
-            name: value for name in SAME_NAMES if (value := getattr(self, name)) is not None
-        }
-        if self.top_k is not None:
-            values["top_k"] = 0 if self.top_k == -1 else self.top_k  # vLLM's name for all
-        if self.seed is not None:
-            values["seed"] = self.seed % 2**64
-        return pb.SamplingParams(**values, max_tokens=self.limit, logprobs=self.num_logprobs)
-
-    @property
-    def limit(self) -> int | None:
-        """Most tokens of output; None for as many as the context takes."""
-        raise NotImplementedError
-
-    @property
-    def num_logprobs(self) -> int | None:
-        raise NotImplementedError
-
     def prompts(self) -> list[pb.Prompt]:
-        """One for each choice of the answer."""
+        """Each has num_choices choices in the answer."""
         raise NotImplementedError
 
     def submissions(self) -> list[pb.GenerateRequest]:
@@ -154,7 +87,8 @@ class CompletionParameters(Strict):
 
     def parameter(self, field: str, index: int) -> str:
         """The name here of a field of the submission with this index."""
-        return field.removeprefix("sampling.")
+        name = field.removeprefix("sampling.")
+        return self.names.get(name, name)
 
 
 class CompletionRequest(CompletionParameters):
@@ -162,8 +96,7 @@ class CompletionRequest(CompletionParameters):
 
     prompt: Annotated[tuple[Entry, ...], PlainValidator(entries)]
     logprobs: Int32 | None = None
-    best_of: Annotated[object, Only(1)] = None
-    echo: Annotated[object, Only(False)] = None
+    echo: bool | None = None
     suffix: Annotated[object, Only("")] = None
     add_special_tokens: Annotated[object, Only(True)] = None  # vLLM's
 
@@ -171,9 +104,27 @@ class CompletionRequest(CompletionParameters):
     def limit(self) -> int:
         return DEFAULT_MAX_TOKENS if self.max_tokens is None else self.max_tokens
 
+    @model_validator(mode="after")
+    def _an_echo_has_the_same_logprobs(self) -> CompletionRequest:
+        if self.echoes_logprobs and self.prompt_logprobs not in (None, self.logprobs):
+            rule = f"must be left out, or be logprobs, {self.logprobs}, with echo"
+            raise InvalidRequest(Violation("prompt_logprobs", self.prompt_logprobs, rule))
+        return self
+
     @property
     def num_logprobs(self) -> int | None:
         return self.logprobs
+
+    @property
+    def echoes_logprobs(self) -> bool:
+        return bool(self.echo) and self.logprobs is not None
+
+    @property
+    def _renamed(self) -> dict[str, tuple[str, Any]]:
+        found = super()._renamed | {"echo": ("echo", self.echo)}
+        if self.echoes_logprobs:
+            found["prompt_logprobs"] = ("logprobs", self.logprobs)
+        return found
 
     def prompts(self) -> list[pb.Prompt]:
         return [entry.to_proto() for entry in self.prompt]
@@ -217,7 +168,6 @@ class ChatCompletionRequest(CompletionParameters):
     continue_final_message: Annotated[object, Only(False)] = None
     documents: Annotated[object, Only([])] = None
     echo: Annotated[object, Only(False)] = None
-    include_reasoning: Annotated[object, Only()] = None
     mm_processor_kwargs: Annotated[object, Only({})] = None
 
     @model_validator(mode="after")
@@ -245,7 +195,7 @@ class ChatCompletionRequest(CompletionParameters):
     def parameter(self, field: str, index: int) -> str:
         if field == "sampling.max_tokens" and self.max_completion_tokens is not None:
             return "max_completion_tokens"
-        if field == "sampling.logprobs":
+        if field == "sampling.logprobs" and self.top_logprobs is not None:
             return "top_logprobs"
         if field.startswith("prompt"):
             return re.sub(r"^prompt(\.chat)?\.?", "", field) or "messages"

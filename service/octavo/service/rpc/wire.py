@@ -118,7 +118,9 @@ def _unknown(message: Message, path: str) -> Iterator[Violation]:
         rule = f"field number {unknown.field_number} of {name} is not known to this server"
         yield Violation(path.rstrip(".") or name, unknown.data, rule)
     for field, value in message.ListFields():
-        if field.type == FieldDescriptor.TYPE_MESSAGE:
+        if (kind := field.message_type) is not None:
+            if kind.GetOptions().map_entry:
+                continue  # of numbers, which are all known
             if field.is_repeated:
                 for i, element in enumerate(value):
                     yield from _unknown(element, f"{path}{field.name}[{i}].")

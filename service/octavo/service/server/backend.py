@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry import trace
 
-from octavo.service.server.requests import RequestReader, resumption
+from octavo.service.server.requests import RequestReader, resumption, submitting
 from octavo.service.server.responses import delta_message, model_message
 from octavo.service.telemetry.engine_spans import described
 from octavo.service.telemetry.tracing import describe_request
@@ -43,11 +43,16 @@ class EngineBackend:
         self.reader.check_model(request.model)
         door = trace.get_current_span(origin.context)
         describe_request(door, self.reader.served_name, request)
-        params = self.reader.sampling(request.sampling)
+        params, constraints = await self.reader.sampling(request.sampling)
         prompt = await self.reader.prompt(request.prompt)
-        stream = self.engine.submit(
-            prompt.token_ids, params, priority=request.priority, resume=resumption(request)
-        )
+        with submitting():
+            stream = self.engine.submit(
+                prompt.token_ids,
+                params,
+                priority=request.priority,
+                resume=resumption(request),
+                constraints=constraints,
+            )
         with described(self.tracer, door, stream):
             try:
                 # The next delta is taken only when it is asked for: a slow reader slows its own sequence.

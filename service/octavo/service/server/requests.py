@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+import dataclasses
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from octavo.engine import FinishReason, InvalidRequest, SamplingParams, Violation
 from octavo.engine.chat import ChatMessage, ChatTemplate
 from octavo.engine.resumption import Resumption
 from octavo.service.rpc.refusals import UnknownModel, within
+from octavo.service.rpc.sampling import values_of
 from octavo.v1 import inference_pb2 as pb
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
     from octavo.engine.async_engine import AsyncEngine
+    from octavo.engine.constraints import Constraints
 
 FINISH_REASONS = {
     pb.FINISH_REASON_EOS: FinishReason.EOS,
     pb.FINISH_REASON_STOP: FinishReason.STOP,
     pb.FINISH_REASON_LENGTH: FinishReason.LENGTH,
     pb.FINISH_REASON_CANCELLED: FinishReason.CANCELLED,
+    pb.FINISH_REASON_REPETITION: FinishReason.REPETITION,
 }
+SAMPLING_FIELDS = frozenset(field.name for field in dataclasses.fields(SamplingParams))
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +43,7 @@ class RequestReader:
     """Reads the messages of the protocol for one engine. Every method raises InvalidRequest."""
 
     def __init__(self, engine: AsyncEngine, served_name: str) -> None:
+        self.engine = engine
         self.tokenizer = engine.tokenizer
         self.vocab_size = engine.model.vocab_size
         self.served_name = served_name
@@ -46,19 +53,12 @@ class RequestReader:
             rule = f"must be empty or {self.served_name!r}, the model that is served here"
             raise UnknownModel(Violation("model", name, rule))
 
-    def sampling(self, message: pb.SamplingParams) -> SamplingParams:
-        """The engine's parameters: the names agree, and what is not set keeps the engine's default."""
-        values: dict[str, Any] = {}
-        for field in message.DESCRIPTOR.fields:
-            value = getattr(message, field.name)
-            if field.is_repeated:
-                values[field.name] = tuple(value)
-            elif not field.has_presence or message.HasField(field.name):
-                values[field.name] = value
-        params = SamplingParams(**values)
+    async def sampling(self, message: pb.SamplingParams) -> tuple[SamplingParams, Constraints]:
+        """The engine's parameters, and what it makes of those that have to be compiled."""
         with within("sampling"):
+            params = SamplingParams(**values_of(message))
             params.validate(self.vocab_size)
-        return params
+            return params, await self.engine.compile(params)
 
     async def prompt(self, message: pb.Prompt) -> Prompt:
         with within("prompt"):
@@ -115,12 +115,36 @@ class RequestReader:
         return await asyncio.to_thread(self.tokenizer.encode, text, add_special_tokens)
 
 
+@contextmanager
+def submitting() -> Iterator[None]:
+    """Gives parameters in an InvalidRequest of `AsyncEngine.submit` the place that they have in a message."""
+    try:
+        yield
+    except InvalidRequest as error:
+        placed = (
+            replace(v, field=f"sampling.{v.field}") if v.field in SAMPLING_FIELDS else v
+            for v in error.violations
+        )
+        raise InvalidRequest(*placed) from None
+
+
 def resumption(message: pb.Submit | pb.Continue | pb.GenerateRequest) -> Resumption | None:
     """What another server put out for this request, as the engine takes it, which checks it too."""
     if not message.HasField("resume"):
         return None
-    reason = message.resume.finish_reason
-    return Resumption(tuple(message.resume.token_ids), FINISH_REASONS[reason] if reason else None)
+    for i, output in enumerate(message.resume.outputs):
+        if output.outputs:
+            rule = "must be empty: an output has none of its own"
+            raise InvalidRequest(Violation(f"resume.outputs[{i}].outputs", len(output.outputs), rule))
+    return _resumption(message.resume)
+
+
+def _resumption(message: pb.Resumption) -> Resumption:
+    return Resumption(
+        tuple(message.token_ids),
+        FINISH_REASONS[message.finish_reason] if message.finish_reason else None,
+        tuple(map(_resumption, message.outputs)),
+    )
 
 
 def _not_empty(field: str, value: str) -> str:

@@ -16,17 +16,26 @@ FINISH_REASONS = {
     FinishReason.STOP: inference_pb2.FINISH_REASON_STOP,
     FinishReason.LENGTH: inference_pb2.FINISH_REASON_LENGTH,
     FinishReason.CANCELLED: inference_pb2.FINISH_REASON_CANCELLED,
+    FinishReason.REPETITION: inference_pb2.FINISH_REASON_REPETITION,
 }
 
 
 def delta_message(delta: Delta, tokenizer: Tokenizer) -> inference_pb2.Delta:
-    return inference_pb2.Delta(
+    message = inference_pb2.Delta(
         text=delta.text,
         token_ids=delta.token_ids,
         logprobs=[_logprobs_message(logprobs, tokenizer) for logprobs in delta.logprobs],
         finish_reason=FINISH_REASONS[delta.finish_reason] if delta.finish_reason else None,
         usage=usage_message(delta.usage),
+        index=delta.index,
+        reasoning=delta.reasoning,
     )
+    # Few deltas have these, and what is not given costs nothing.
+    if delta.prompt_logprobs:
+        message.prompt_logprobs.extend(_logprobs_message(each, tokenizer) for each in delta.prompt_logprobs)
+    if delta.score is not None:
+        message.score = delta.score
+    return message
 
 
 def usage_message(usage: Usage) -> inference_pb2.Usage:

@@ -11,7 +11,7 @@ from octavo.service.rpc.boundary import Malformed
 from octavo.service.rpc.refusals import within
 from octavo.service.rpc.status import status_of
 from octavo.service.rpc.turns import Turns, check_request_id, commands_until, no_command
-from octavo.service.server.requests import resumption
+from octavo.service.server.requests import resumption, submitting
 from octavo.service.server.responses import delta_message
 from octavo.service.server.turns import Turn, following_prompt
 from octavo.service.telemetry.engine_spans import described
@@ -100,35 +100,39 @@ class Session:
     async def _submit(self, span: Span, submit: pb.Submit) -> Turn:
         self._reader.check_model(submit.model)
         describe_request(span, self._reader.served_name, submit)
-        params = self._reader.sampling(submit.sampling)
+        params, constraints = await self._reader.sampling(submit.sampling)
         prompt = await self._reader.prompt(submit.prompt)
-        stream = self._engine.submit(
-            prompt.token_ids,
-            params,
-            priority=submit.priority,
-            hold=submit.hold,
-            resume=resumption(submit),
-        )
-        return Turn(span, stream, prompt.messages, submit.hold)
+        with submitting():
+            stream = self._engine.submit(
+                prompt.token_ids,
+                params,
+                priority=submit.priority,
+                hold=submit.hold,
+                resume=resumption(submit),
+                constraints=constraints,
+            )
+        return Turn(span, stream, prompt.messages, submit.hold, params.echo)
 
     async def _continue(self, span: Span, continuation: pb.Continue) -> Turn:
         describe_request(span, self._reader.served_name, continuation)
         parent = self._turns.held(continuation.from_request_id)
-        params = self._reader.sampling(continuation.sampling)
+        params, constraints = await self._reader.sampling(continuation.sampling)
         prompt = await following_prompt(self._reader, parent, continuation.prompt)
         self._turns.held(continuation.from_request_id)
-        stream = self._engine.submit(
-            prompt.token_ids,
-            params,
-            priority=continuation.priority,
-            hold=continuation.hold,
-            continues=parent.stream,
-            keep_parent=continuation.keep_parent,
-            resume=resumption(continuation),
-        )
+        with submitting():
+            stream = self._engine.submit(
+                prompt.token_ids,
+                params,
+                priority=continuation.priority,
+                hold=continuation.hold,
+                continues=parent.stream,
+                keep_parent=continuation.keep_parent,
+                resume=resumption(continuation),
+                constraints=constraints,
+            )
         if not continuation.keep_parent:
             self._turns.forget(continuation.from_request_id, parent)
-        return Turn(span, stream, prompt.messages, continuation.hold)
+        return Turn(span, stream, prompt.messages, continuation.hold, params.echo)
 
     def _cancel(self, name: str) -> None:
         turn = self._turns.cancellable(name)
@@ -155,7 +159,7 @@ class Session:
                 return await self._send(pb.SessionResponse(request_id=name, failed=failed))
             if delta is None:
                 return None
-            if delta.finish_reason is not None:
+            if turn.stream.finished:
                 self._settle(name, turn)  # before the client knows: it may use the id again at once
             message = delta_message(delta, self._engine.tokenizer)
             await self._send(pb.SessionResponse(request_id=name, delta=message))

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from octavo.engine import FinishReason, InvalidRequest, Violation
 from octavo.engine.chat import ChatMessage
+from octavo.engine.detokenizer import Detokenizer
 from octavo.service.rpc.refusals import within
 from octavo.service.server.requests import Prompt, RequestReader
 
@@ -18,21 +19,26 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
     from octavo.engine.stream import Stream
+    from octavo.engine.tokenizer import Tokenizer
     from octavo.v1 import inference_pb2 as pb
 
 
 @dataclass(slots=True)
 class Turn:
-    """One request of a session: its span, its stream, the chat that it answers, and whether to hold it."""
+    """One request of a session: its span, its stream, the chat that it answers, and whether to hold it.
+
+    echo: whether the text of the stream begins with the prompt's.
+    """
 
     span: Span
     stream: Stream
     messages: tuple[ChatMessage, ...] | None
     hold: bool
+    echo: bool
 
     @property
     def running(self) -> bool:
-        return self.stream.finish_reason is None
+        return not self.stream.finished
 
     @property
     def held(self) -> bool:
@@ -41,6 +47,12 @@ class Turn:
     @property
     def token_ids(self) -> list[int]:
         return [*self.stream.prompt_token_ids, *self.stream.output_token_ids]
+
+    def reply(self, tokenizer: Tokenizer) -> str:
+        """The text of the output alone."""
+        if not self.echo:
+            return self.stream.text
+        return self.stream.text.removeprefix(Detokenizer(tokenizer).echo(self.stream.prompt_token_ids))
 
 
 async def following_prompt(reader: RequestReader, parent: Turn, message: pb.Prompt) -> Prompt:
@@ -56,10 +68,10 @@ async def following_prompt(reader: RequestReader, parent: Turn, message: pb.Prom
         raise InvalidRequest(Violation("prompt.chat", "a chat", rule))
     with within("prompt"):
         new = reader.messages(message.chat)
-    reply = ChatMessage(role="assistant", content=parent.stream.text)
-    conversation = (*parent.messages, reply, *new)
+    reply = parent.reply(reader.tokenizer)
+    conversation = (*parent.messages, ChatMessage(role="assistant", content=reply), *new)
     with within("prompt.chat"), _counted_from(len(parent.messages) + 1):
-        text = reader.template.continuation(list(parent.messages), parent.stream.text, list(new))
+        text = reader.template.continuation(list(parent.messages), reply, list(new))
     if text is not None and (tokens := _joined(parent, await reader.encode(text, add_special_tokens=False))):
         return Prompt(tokens, conversation)
     with within("prompt"):

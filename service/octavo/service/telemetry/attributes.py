@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from octavo.service.rpc.sampling import EARLY_STOPPING
 from octavo.v1 import inference_pb2 as pb
 
 if TYPE_CHECKING:
@@ -23,9 +24,15 @@ FINISH_REASONS: Mapping[int, str] = {
     pb.FINISH_REASON_STOP: "stop",
     pb.FINISH_REASON_LENGTH: "length",
     pb.FINISH_REASON_CANCELLED: "cancelled",
+    pb.FINISH_REASON_REPETITION: "repetition",
 }
 # Of SamplingParams; those without a name in the conventions have ours.
 SAMPLING: Mapping[str, str] = {
+    "n": "gen_ai.request.choice.count",
+    "best_of": "octavo.request.best_of",
+    "beam_width": "octavo.request.beam_width",
+    "length_penalty": "octavo.request.length_penalty",
+    "early_stopping": "octavo.request.early_stopping",
     "max_tokens": "gen_ai.request.max_tokens",
     "min_tokens": "octavo.request.min_tokens",
     "temperature": "gen_ai.request.temperature",
@@ -37,9 +44,16 @@ SAMPLING: Mapping[str, str] = {
     "frequency_penalty": "gen_ai.request.frequency_penalty",
     "presence_penalty": "gen_ai.request.presence_penalty",
     "stop": "gen_ai.request.stop_sequences",
+    "include_stop": "octavo.request.include_stop",
     "ignore_eos": "octavo.request.ignore_eos",
+    "repetition_pattern": "octavo.request.repetition_pattern",
+    "repetition_count": "octavo.request.repetition_count",
+    "thinking_budget": "octavo.request.thinking_budget",
     "logprobs": "octavo.request.logprobs",
+    "prompt_logprobs": "octavo.request.prompt_logprobs",
+    "echo": "octavo.request.echo",
 }
+JSON_FORMS = ("json_schema", "json_object")
 
 
 def operation(prompt: pb.Prompt) -> str:
@@ -61,6 +75,11 @@ def of_request(model: str, prompt: pb.Prompt, sampling: pb.SamplingParams) -> At
     for field, value in sampling.ListFields():
         if name := SAMPLING.get(field.name):
             attributes[name] = list(value) if field.is_repeated else _within_64_bits(value)
+    if sampling.early_stopping:
+        attributes[SAMPLING["early_stopping"]] = EARLY_STOPPING[sampling.early_stopping]
+    if form := sampling.WhichOneof("structure"):
+        attributes["octavo.request.structure"] = form
+        attributes["gen_ai.output.type"] = "json" if form in JSON_FORMS else "text"
     return attributes
 
 
