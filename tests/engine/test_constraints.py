@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from octavo.engine.engine import Engine
 from octavo.engine.errors import InvalidRequest
 from octavo.engine.llm import LLM
 from octavo.engine.loading import load_engine
-from octavo.engine.masks import mask_of
+from octavo.engine.masks import Masking, mask_of
 from octavo.engine.models.source import open_model
 from octavo.engine.output import FinishReason
 from octavo.engine.params import SamplingParams
@@ -172,6 +173,34 @@ def test_thinking_is_closed_when_its_budget_is_used_up(
         step(engine)
     output = sequence.token_ids[len(prompt) :].tolist()
     assert [at for at, token in enumerate(output) if token == 351] == ([budget] if prompt_thinks else [])
+
+
+def test_a_form_is_that_of_the_answer(llm: LLM) -> None:
+    """A model may open its thinking first, and the form begins when that is closed."""
+    token = llm.tokenizer.backend.token_to_id
+    opening, closing, word = token("<jupyter_start>"), token("<jupyter_text>"), token("Ġsky")
+    params = SamplingParams(regex="yes|no", thinking_budget=1)
+    constraints = llm._constraints.compile(replace(params, thinking_budget=None))
+    constraints = replace(constraints, tags=ThinkTags(opening, closing))
+    sequence = llm._engine.make_sequence([500, 501], params, constraints=constraints)
+    masking = Masking(llm.model.vocab_size)
+
+    def allowed() -> set[int]:
+        rows, masks = masking.begin([sequence])
+        if masks is None:
+            return set(range(llm.model.vocab_size))
+        assert rows == [0]
+        return set(np.flatnonzero(np.unpackbits(masks()[0].view(np.uint8), bitorder="little")))
+
+    assert sequence.constraint is not None
+    answers = {token("yes"), token("no"), token("y"), token("n"), token("ye")}
+    assert allowed() - answers == {opening}
+    sequence.constraint.accept(opening)
+    assert len(allowed()) == llm.model.vocab_size
+    sequence.constraint.accept(word)
+    assert allowed() == {closing}
+    sequence.constraint.accept(closing)
+    assert allowed() <= answers
 
 
 def test_allowed_tokens_that_all_end_the_output_clash_with_min_tokens(loaded: tuple[Engine, Any]) -> None:

@@ -91,6 +91,7 @@ class Constraint:
         self._thinking = thinking
         self._matcher = constraints.grammar.matcher() if constraints.grammar is not None else None
         self._tags = constraints.tags
+        self._begun = False
 
     @property
     def closes(self) -> int | None:
@@ -98,6 +99,15 @@ class Constraint:
         if self._thinking is None or self._tags is None or not self._thinking.must_close(self._budget):
             return None
         return self._tags.close_id
+
+    @property
+    def opens(self) -> int | None:
+        """The token that may come beside those of the form: the opening tag, at the very beginning of an
+        output that is not thinking yet."""
+        thinking = self._thinking
+        if self._begun or thinking is None or thinking.after_tag or self._tags is None:
+            return None
+        return None if thinking.thinking else self._tags.open_id
 
     @property
     def allowed(self) -> np.ndarray | None:
@@ -115,6 +125,7 @@ class Constraint:
 
     def accept(self, token_id: int) -> None:
         """A token was chosen."""
+        self._begun = True
         matcher = self.matcher
         is_tag = self._thinking is not None and self._thinking.advance(token_id)
         if matcher is not None and not is_tag:

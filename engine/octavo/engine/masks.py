@@ -36,6 +36,7 @@ class Masking:
         """The rows that have a mask, and where to ask for the masks."""
         fixed: list[tuple[int, np.ndarray]] = []
         grown: list[tuple[int, Matcher]] = []
+        opening: list[tuple[int, int]] = []
         for i, sequence in enumerate(rows):
             constraint = sequence.constraint
             if constraint is None:
@@ -43,6 +44,8 @@ class Masking:
             if (only := constraint.closes) is not None:
                 fixed.append((i, mask_of([only], self._vocab_size)))
             elif (matcher := constraint.matcher) is not None:
+                if (tag := constraint.opens) is not None:
+                    opening.append((len(grown), tag))
                 grown.append((i, matcher))
             elif constraint.allowed is not None:
                 fixed.append((i, constraint.allowed))
@@ -52,4 +55,11 @@ class Masking:
         if self._filler is None:
             self._filler = MaskFiller(self._vocab_size)
         fill = self._filler.begin([matcher for _, matcher in grown])
-        return [i for i, _ in grown] + at, lambda: np.vstack([fill(), *masks])
+
+        def filled() -> Masks:
+            found = np.vstack([fill(), *masks])
+            for row, tag in opening:
+                found[row, tag // 32] |= np.uint32(1 << tag % 32)
+            return found
+
+        return [i for i, _ in grown] + at, filled

@@ -79,6 +79,7 @@ def test_threads_compile_one_grammar(fresh: GrammarCompiler) -> None:
         ("regex", "\ud800", "must be text, without lone surrogates"),
         ("choice", (LONG,), "must have at most 256 KiB"),
         ("choice", ("\ud800",), "must be text, without lone surrogates"),
+        ("choice", ("yes", "a\x06"), r"must not have 'a\x06', for which the model has no tokens"),
         ("grammar", 'start: "a" b', 'must be a grammar in Lark\'s notation: at 1(8): unknown name: "b"'),
         ("grammar", 'start: a\na: "a" "b', "must be a grammar in Lark's notation: 2(10): lexer error"),
         ("grammar", 'root ::= "a"', "must be a grammar in Lark's notation: 1(7): Expected token"),

@@ -11,7 +11,7 @@ import numpy as np
 
 from octavo.engine.errors import InvalidRequest, Violation
 from octavo.engine.structured.grammar import Grammar
-from octavo.engine.structured.notation import Body, NotationError, body_of, reason, serialized
+from octavo.engine.structured.notation import NotationError, body_of, reason, serialized
 from octavo.engine.structured.trial import Trial
 from octavo.engine.structured.vocabulary import Vocabulary, library_tokenizer, strips_first_space
 
@@ -46,6 +46,7 @@ class _Model:
     begins_with_space: bool [vocab_size].
     """
 
+    vocabulary: Vocabulary
     library: LLTokenizer
     strips_first_space: bool
     begins_with_space: np.ndarray
@@ -84,7 +85,7 @@ class GrammarCompiler:
                 self._kept.move_to_end(key)
                 return kept
         try:
-            grammar = self._compile(field, body_of(params))
+            grammar = self._compile(field, params)
         except NotationError as error:
             raise InvalidRequest(Violation(field, value, str(error))) from error
         with self._lock:
@@ -96,12 +97,15 @@ class GrammarCompiler:
                 self._kept.popitem(last=False)
         return grammar
 
-    def _compile(self, field: str, body: Body) -> Grammar:
+    def _compile(self, field: str, params: SamplingParams) -> Grammar:
+        body = body_of(params)
         if not self._eos_token_ids:
             raise NotationError("must not be set: the model has no end-of-sequence token")
         if field not in HARMLESS and not self._trial.survives(serialized(body)):
             raise NotationError("must be simpler: compiling it takes too much time or memory")
         model = self._learn_vocabulary()
+        if unspelt := [text for text in params.choice if not model.vocabulary.spells(text)]:
+            raise NotationError(f"must not have {unspelt[0]!r}, for which the model has no tokens")
         start = self._matcher(model, field, serialized(body))
         allowed = self._first_mask(start, field)
         if model.strips_first_space:
@@ -135,6 +139,7 @@ class GrammarCompiler:
             if self._model is None:
                 vocabulary = Vocabulary(self._tokenizer, self._vocab_size, self._eos_token_ids)
                 self._model = _Model(
+                    vocabulary,
                     library_tokenizer(vocabulary, self._eos_token_ids),
                     strips_first_space(self._tokenizer),
                     np.array([token.startswith(b" ") for token in vocabulary.tokens]),

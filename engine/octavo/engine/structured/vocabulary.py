@@ -56,6 +56,18 @@ class Vocabulary:
             return self._longest_matches(text)
         return ids if cut == text else ids[:-UNSURE]
 
+    def spells(self, text: str) -> bool:
+        """Whether there are tokens for this text: some vocabularies lack bytes that hardly ever occur."""
+        data = text.encode()
+        if self._single_bytes.issuperset(data):
+            return True
+        ids_of, longest = self._ids_of
+        reached = {0}
+        for at in range(len(data)):
+            if at in reached:
+                reached |= {at + n for n in range(1, longest + 1) if data[at : at + n] in ids_of}
+        return len(data) in reached
+
     def _encoded(self, text: str, anchor: str) -> list[int]:
         """The tokenizer's own tokens, if they are exactly this text; else none."""
         ids: list[int] = self._encoder.encode(anchor + text, add_special_tokens=False).ids
@@ -80,6 +92,13 @@ class Vocabulary:
             ids.append(ids_of[data[at : at + length]])
             at += length
         return ids
+
+    @cached_property
+    def _single_bytes(self) -> frozenset[int]:
+        tokens = enumerate(self.tokens)
+        return frozenset(
+            token[0] for token_id, token in tokens if len(token) == 1 and token_id not in self._special
+        )
 
     @cached_property
     def _ids_of(self) -> tuple[dict[bytes, int], int]:
