@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -15,11 +16,15 @@ ENGINE_WEIGHT = 3.0
 """As how many guesses the engine's rates count in a sequence's."""
 HOPE = 2.0
 """Right guesses that a hopeful view adds."""
+REFRESH = 16
+"""Steps after which a sequence's rates are aged, if nothing was learned."""
 
 
 class Rates:
-    """Right and tried guesses of each kind. A guess counts for less with every later one of its kind, and
-    with every step: texts change."""
+    """Right and tried guesses of each kind.
+
+    A guess counts for less with every later one of its kind, and with every step: texts change.
+    """
 
     __slots__ = ("_at", "_half_life", "_keep", "right", "tried")
 
@@ -56,6 +61,28 @@ class Rates:
             min((rate * (tried + weight) + HOPE) / (tried + weight + HOPE), SURE)
             for rate, tried in zip(expected, self.tried, strict=True)
         ]
+
+
+@dataclass(slots=True)
+class Record:
+    """The rates of one sequence: by kind, what is expected of its guesses and what is hoped for."""
+
+    rates: Rates
+    expected: list[float] = field(default_factory=list)
+    hopeful: list[float] = field(default_factory=list)
+    _updated: int = -REFRESH
+
+    def learn(self, kind: int, right: bool) -> None:
+        self.rates.learn(kind, right)
+        self._updated = -REFRESH
+
+    def update(self, engine: Items[float], now: int) -> None:
+        """engine: what all sequences' guesses let expect of each kind."""
+        if now - self._updated >= REFRESH:
+            self._updated = now
+            self.rates.age(now)
+            self.expected = self.rates.expected(engine, ENGINE_WEIGHT)
+            self.hopeful = self.rates.hopeful(self.expected, ENGINE_WEIGHT)
 
 
 def results(kinds: Items[int], num_accepted: int) -> list[tuple[int, bool]]:

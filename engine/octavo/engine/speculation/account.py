@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence as Items
+
 GUARD, GUARD_START, SAVINGS, DEBT = 0.02, 4.0, 8.0, 4.0
 CURIOSITY, CURIOSITY_START, CURIOSITY_MOST = 0.01, 4.0, 4.0
 WRITE_OFF, MOST_INVESTED = 64, 16.0
@@ -10,12 +15,12 @@ WRITE_OFF, MOST_INVESTED = 64, 16.0
 class Account:
     """All amounts are times in one unit; `plain` is always that of a step without guesses.
 
-    balance: what guesses have brought, less what they have cost, plus 2 % of every step. While it is negative
-        nothing is guessed, so all losses together stay within that. It is kept between -4 and 8 plain
-        steps, so that neither a good hour pays for a bad one, nor one mistake bars guessing for long.
+    balance: what guesses have brought, less what they have cost, plus 2 % of every step. While it is
+        negative nothing is guessed, so all losses together stay within that. It is kept between -4 and 8
+        plain steps: neither does a good hour pay for a bad one, nor one mistake bar guessing for long.
     curiosity: what may be given away to learn, compared with the best that is known: 1 % of every step.
-    invested: what was spent once for sequences and is not paid for yet. It is charged to the balance over
-        64 steps or so, and paid by what would exceed the bound of that.
+    invested: what was spent once for sequences and is not paid for yet. It is charged to the balance
+        over 64 steps or so, and paid by what would exceed the bound of that.
     """
 
     __slots__ = ("_is_open", "balance", "curiosity", "invested")
@@ -27,8 +32,8 @@ class Account:
         self.invested = 0.0
 
     def settle(self, plain: float, gain: float, cost: float) -> None:
-        """Books one step. gain: the time that the accepted guesses would have taken as plain steps; cost: the
-        time that guessing and verifying took."""
+        """Books one step. gain: the time that the accepted guesses would have taken as plain steps;
+        cost: the time that guessing and verifying took."""
         if not self._is_open:
             self._is_open = True
             self.balance, self.curiosity = GUARD_START * plain, CURIOSITY_START * plain
@@ -43,11 +48,16 @@ class Account:
         """Books time that was spent once for a sequence."""
         self.invested += cost
 
-    def may_invest(self, cost: float, planned: float, plain: float) -> bool:
-        """Whether so much may be spent on a sequence, with `planned` on others in the same step: up to 16
-        plain steps in all, or on one sequence whatever it needs."""
-        before = self.invested + planned
-        return before <= plain or before + cost <= MOST_INVESTED * plain
+    def affordable(self, costs: Items[float], plain: float) -> list[bool]:
+        """Which of these may be invested in one step: up to 16 plain steps in all, or in one sequence
+        whatever it needs; first come, first served."""
+        total = self.invested
+        found: list[bool] = []
+        for cost in costs:
+            may = not cost or total <= plain or total + cost <= MOST_INVESTED * plain
+            total += cost * may
+            found.append(may)
+        return found
 
     def spend(self, cost: float) -> bool:
         """Takes it from `curiosity`, if there is as much."""

@@ -29,8 +29,8 @@ def build_speculator(
     max_model_len: int,
     on_weight: Callable[[str], None] = lambda name: None,
 ) -> Speculator | None:
-    """What guesses tokens for the target, with the draft model's weights loaded if there is one; None where
-    nothing is to be guessed.
+    """What guesses tokens for the target, with the draft model's weights loaded if there is one; None
+    where nothing is to be guessed.
 
     max_model_len: of the target's sequences. on_weight: hears of each of the draft model's weights.
     Raises ConfigError, and ModelError for a draft model that cannot be loaded.
@@ -51,12 +51,11 @@ def check_settings(config: EngineConfig) -> None:
     if config.speculation not in get_args(Speculation):
         kinds = ", ".join(get_args(Speculation))
         raise ConfigError(f"speculation: must be one of {kinds} (got {config.speculation!r})")
-    if not 1 <= config.num_speculative_tokens <= MOST_GUESSES:
-        raise ConfigError(
-            f"num_speculative_tokens: must be in [1, {MOST_GUESSES}] (got {config.num_speculative_tokens})"
-        )
+    most = config.num_speculative_tokens
+    if not 1 <= most <= MOST_GUESSES:
+        raise ConfigError(f"num_speculative_tokens: must be in [1, {MOST_GUESSES}] (got {most})")
     if config.speculation == "draft" and not config.draft_model:
-        raise ConfigError(f"draft_model: must be set with speculation=draft (got {config.draft_model!r})")
+        raise ConfigError(f"draft_model: must be set for speculation=draft (got {config.draft_model!r})")
     if config.speculation != "draft" and config.draft_model is not None:
         raise ConfigError(
             f"draft_model: must not be set without speculation=draft (got {config.draft_model!r})"
@@ -86,13 +85,15 @@ def _draft_model(
 
 
 def check_vocabularies(draft: ModelFiles, target: ModelFiles) -> None:
-    """Raises ConfigError where a token id means different things to the two models. Their sizes may differ by
+    """Raises ConfigError where a token id means different things to the two models. Sizes may differ, by
     padding."""
-    ours, theirs = (files.tokenizer().backend.get_vocab(with_added_tokens=True) for files in (target, draft))
+    ours = target.tokenizer().backend.get_vocab(with_added_tokens=True)
+    theirs = draft.tokenizer().backend.get_vocab(with_added_tokens=True)
     different = sorted(dict(ours.items() ^ theirs.items()))
     if different:
         token = different[0]
         raise ConfigError(
-            f"draft_model: must have the vocabulary of {target.name}; {len(different)} tokens of "
-            f"{draft.name} differ, so {token!r}: it is {theirs.get(token)}, not {ours.get(token)}"
+            f"draft_model: must have the same vocabulary as {target.name}; {len(different)} tokens "
+            f"differ: {token!r} is {theirs.get(token, 'missing')}, not {ours.get(token, 'missing')} "
+            f"(got {draft.name!r})"
         )

@@ -17,8 +17,10 @@ _ROUNDS = (1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 20, 24, 32, 40, 48, 64)
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """counts: guesses for each sequence. rate: tokens that the step is expected to draw per unit of time.
-    given: time that an allowance is asked for."""
+    """counts: guesses for each sequence.
+    rate: tokens that the step is expected to draw per unit of time.
+    given: time that an allowance is asked for.
+    """
 
     counts: list[int]
     rate: float
@@ -50,9 +52,9 @@ def choose(
 ) -> Choice:
     """How many guesses to make for each sequence, so that a step draws the most tokens per unit of time.
 
-    gains: per sequence the probability that it comes to accept its first, second, … guess; descending. Their
-        sum over the guesses made is the expected number of accepted ones, so of any number of guesses the
-        best are those of the highest gains.
+    gains: per sequence the probability that it comes to accept its first, second, … guess; descending.
+        Their sum over the guesses made is the expected number of accepted ones, so of any number of
+        guesses the best are those of the highest gains.
     num_decodes: all sequences that decode, each of which draws a token anyway.
     times: [all gains or more], of the step with one guess, two guesses, and so on.
     round_time: of guessing once for every sequence.

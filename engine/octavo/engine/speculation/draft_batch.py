@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Part:
-    """Tokens of one sequence to compute from position `start` on, in the blocks of `table`, and whether the
-    one after them is drawn."""
+    """Tokens of one sequence to compute from position `start` on, in the blocks of `table`, and whether
+    the one after them is drawn."""
 
     sequence: Sequence
     table: BlockTable
@@ -31,7 +31,7 @@ class Part:
 
 def build_batch(parts: Items[Part], copies: Items[Copy]) -> Batch:
     query_lens = np.array([len(part.token_ids) for part in parts], np.int32)
-    starts = np.array([part.start for part in parts], np.int32)
+    context_lens = np.array([part.start for part in parts], np.int32) + query_lens
     ends = np.cumsum(query_lens, dtype=np.int32)
     block_tables = np.zeros((len(parts), max(len(part.table.blocks) for part in parts)), np.int32)
     for i, part in enumerate(parts):
@@ -39,22 +39,22 @@ def build_batch(parts: Items[Part], copies: Items[Copy]) -> Batch:
     drawing = [i for i, part in enumerate(parts) if part.draws]
     return Batch(
         token_ids=np.concatenate([np.array(part.token_ids, np.int32) for part in parts]),
-        positions=np.arange(ends[-1], dtype=np.int32) + np.repeat(starts - (ends - query_lens), query_lens),
+        positions=np.arange(ends[-1], dtype=np.int32) + np.repeat(context_lens - ends, query_lens),
         query_lens=query_lens,
-        context_lens=starts + query_lens,
+        context_lens=context_lens,
         block_tables=block_tables,
         copies=np.array(copies, np.int32).reshape(-1, 2),
         sampling=_sampling(
             [parts[i].sequence for i in drawing],
             ends[drawing] - 1,
-            (starts + query_lens)[drawing].astype(np.int64),
+            context_lens[drawing].astype(np.int64),
         ),
     )
 
 
 def _sampling(sequences: Items[Sequence], rows: np.ndarray, draws: np.ndarray) -> SamplingBatch:
-    """Draws as the sequences do, but from the draft model's plain distribution: penalties, biases and masks
-    are left to the target."""
+    """Draws as the sequences do, but from the draft model's plain distribution: penalties, biases and
+    masks are left to the target."""
     table = np.concatenate([s.sampling.row for s in sequences]) if sequences else np.empty(0, ROW)
     count = len(sequences)
     no_rows, no_values = np.empty(0, np.int32), np.empty(0, np.float32)

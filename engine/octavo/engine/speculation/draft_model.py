@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from octavo.engine.speculation.proposer import Wanted
 
 USUAL_LAG = 2
-"""Tokens that are new where all guesses of the step before were right: the last guess, never computed, and
-what was drawn after it."""
+"""Tokens that are new where all guesses of the step before were right: the last guess, never computed,
+and what was drawn after it."""
 
 
 @dataclass(slots=True, eq=False)
@@ -54,18 +54,20 @@ class _Draft:
 
 
 class DraftModelProposer:
-    """Catches up with the sequences within a budget of tokens, then guesses for all that are caught up, one
-    token in each round.
+    """Catches up with the sequences within a budget of tokens, then guesses for all that are caught up,
+    one token in each round.
 
-    It keeps what it has computed of each sequence until blocks run out; then those that were not guessed for
-    longest lose theirs. Equal prefixes share blocks, by the target's hashes: the tokens are the same.
+    It keeps what it has computed of each sequence until blocks run out; then those that were not guessed
+    for longest lose theirs. Equal prefixes share blocks, by the target's hashes: tokens are the same.
     """
 
     num_kinds = 1
 
     def __init__(self, runner: Runner, *, max_model_len: int, vocab_size: int, budget: int) -> None:
-        """max_model_len: tokens that the draft model can follow. vocab_size: tokens that both models have.
-        budget: most tokens to catch up with in one step."""
+        """max_model_len: tokens that the draft model can follow.
+        vocab_size: tokens that both models have.
+        budget: most tokens to catch up with in one step.
+        """
         self.block_bytes = runner.block_bytes
         self.blocks = BlockManager(0)
         self.contexts: OrderedDict[Sequence, Context] = OrderedDict()
@@ -92,14 +94,10 @@ class DraftModelProposer:
     def propose(self, wanted: Items[Wanted]) -> list[list[int]]:
         self._turn += 1
         self.num_caught_up = 0
-        drafts = [_Draft(sequence, self._updated(sequence), count) for sequence, count in wanted]
+        drafts = [_Draft(sequence, self._used(sequence), count) for sequence, count in wanted]
         active = self._catch_up(drafts)
         while active := [draft for draft in active if self._goes_on(draft)]:
-            parts = [
-                Part(draft.sequence, draft.context.table, len(draft.context.token_ids), draft.token_ids[-1:])
-                for draft in active
-            ]
-            self._compute(active, parts, [])
+            self._compute(active, [_next(draft) for draft in active], [])
         return [draft.token_ids for draft in drafts]
 
     def forget(self, sequence: Sequence) -> None:
@@ -119,28 +117,29 @@ class DraftModelProposer:
         return len(draft.token_ids) < draft.count and last not in draft.sequence.stop_tokens
 
     def _context(self, sequence: Sequence) -> Context:
-        """What is computed of the sequence, of a new one what others have computed of its prefix."""
+        """What is computed of the sequence as it is now, of a new one what others computed of its
+        prefix. Guesses that were wrong are dropped."""
         context = self.contexts.get(sequence)
         if context is None:
             context = Context(table=self.blocks.find_prefix(sequence.hashes, len(sequence.token_ids)))
             context.num_known = len(context.table.blocks) * self.blocks.block_size
             context.token_ids = sequence.token_ids[: context.num_known]
             self.contexts[sequence] = context
-        return context
-
-    def _updated(self, sequence: Sequence) -> Context:
-        """The same, without guesses that were wrong, and marked as used in this turn."""
-        context = self._context(sequence)
         context.num_known = num_equal(context, sequence.token_ids)
         del context.token_ids[context.num_known :]
         self.blocks.truncate(context.table, context.num_known)
+        return context
+
+    def _used(self, sequence: Sequence) -> Context:
+        """The same, marked as used in this turn."""
+        context = self._context(sequence)
         context.turn = self._turn
         self.contexts.move_to_end(sequence)
         return context
 
     def _catch_up(self, drafts: Items[_Draft]) -> list[_Draft]:
-        """Computes what the contexts lack, those that lack least first; the drafts that then have their first
-        guess."""
+        """Computes what the contexts lack, those that lack least first; the drafts that then have their
+        first guess."""
         computed: list[_Draft] = []
         parts: list[Part] = []
         copies: list[Copy] = []
@@ -180,7 +179,7 @@ class DraftModelProposer:
                 draft.token_ids.append(next(drawn))
 
     def _reserve(self, context: Context, start: int, end: int) -> list[Copy] | None:
-        """Makes room for positions `start` to `end`; None if only contexts of this turn have blocks left."""
+        """Makes room for positions `start` to `end`; None if only this turn's have blocks left."""
         while (copies := self.blocks.reserve(context.table, start, end)) is None:
             sequence, oldest = next(iter(self.contexts.items()))
             if oldest.turn == self._turn:
@@ -189,17 +188,24 @@ class DraftModelProposer:
         return copies
 
 
+def _next(draft: _Draft) -> Part:
+    """The last guess, to be computed for the next."""
+    context = draft.context
+    return Part(draft.sequence, context.table, len(context.token_ids), draft.token_ids[-1:])
+
+
 def _lag(draft: _Draft) -> int:
     return len(draft.sequence.token_ids) - len(draft.context.token_ids)
 
 
 def num_equal(context: Context, token_ids: array[int]) -> int:
-    """How many of the context's tokens are the first of `token_ids`.
+    """How many of the context's tokens are the first of `token_ids`, without the last of these: it must
+    be computed for its logits.
 
     Sequences grow, so only what is new is compared; from the start where one was cut back.
     """
     start, theirs = context.num_known, context.token_ids
     if start > len(token_ids) or (start and token_ids[start - 1] != theirs[start - 1]):
         start = 0
-    most = min(len(theirs), len(token_ids))
+    most = min(len(theirs), len(token_ids) - 1)
     return next((i for i in range(start, most) if theirs[i] != token_ids[i]), most)

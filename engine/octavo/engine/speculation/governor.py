@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from octavo.engine.speculation.acceptance import ENGINE_WEIGHT, PRIOR, PRIOR_WEIGHT, Rates, gains, results
+from octavo.engine.speculation.acceptance import PRIOR, PRIOR_WEIGHT, Rates, Record, gains, results
 from octavo.engine.speculation.account import CURIOSITY, Account
+from octavo.engine.speculation.candidates import Candidate, Prices
 from octavo.engine.speculation.choice import Allowance, Choice, choose
 from octavo.engine.speculation.proposal_times import ProposalTimes
 from octavo.engine.speculation.step_times import DOUBT, KNOWN, StepTimes
@@ -17,7 +18,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence as Items
 
     from octavo.engine.speculation.proposer import Outlook
-    from octavo.engine.speculation.step_times import Forecast
 
     Prospect = tuple[Hashable, Outlook]
 
@@ -29,33 +29,8 @@ LEAST_INTERVAL = 8
 """Steps between two that are taken without guesses to learn how long these take."""
 HORIZON = 64
 """Steps that a sequence is taken to go on for, where it is asked whether catching up with it pays."""
-REFRESH = 16
-"""Steps after which rates are aged."""
 OUTLIER = 1.3
 NEGLIGIBLE = 0.002
-
-
-@dataclass(slots=True)
-class _Record:
-    """Of one sequence, by kind, how often guesses are expected to be right, and how often they may be."""
-
-    rates: Rates
-    expected: list[float] = field(default_factory=list)
-    hopeful: list[float] = field(default_factory=list)
-    updated: int = -REFRESH
-
-
-@dataclass(slots=True)
-class _Candidate:
-    """A sequence in this step.
-
-    expected, hopeful: of each guess the probability that it and all before it are accepted.
-    catching_up: time until anything can be guessed, in units of the level.
-    """
-
-    expected: list[float]
-    hopeful: list[float]
-    catching_up: float
 
 
 @dataclass(slots=True)
@@ -68,39 +43,20 @@ class _Step:
 
     num_decodes: int
     kinds: dict[Hashable, Items[int]]
-    prices: _Prices | None = None
+    prices: Prices | None = None
     num_proposed: int = 0
     num_accepted: int = 0
     guessing: float = 0.0
     time: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class _Prices:
-    """What tokens take in this step. round: one guess for every sequence, 0 if that is nothing beside it."""
-
-    num_decodes: int
-    times: Forecast
-    round: float
-
-    @property
-    def plain(self) -> float:
-        """The time of the step without guesses."""
-        return float(self.times.usual[0])
-
-    @property
-    def rate(self) -> float:
-        """Tokens per unit of time without guesses."""
-        return self.num_decodes / self.plain
-
-
 class Governor:
     """Weighs the tokens that guesses are expected to bring against the time that they take.
 
-    How often guesses are accepted is learned by sequence and kind of guess, beginning with what the engine
-    has seen of the kind. Times are learned from the steps themselves. To learn what it does not know it also
-    takes hopeful plans, and steps without guesses, within the bounds of the account. It knows no clock and
-    draws no random numbers: the same calls lead to the same plans.
+    How often guesses are accepted is learned by sequence and kind of guess, beginning with what the
+    engine has seen of the kind. Times are learned from the steps themselves. To learn what it does not
+    know it also takes hopeful plans, and steps without guesses, within the bounds of the account. It
+    knows no clock and draws no random numbers: the same calls lead to the same plans.
 
     In a step: `plan`, `proposed`, then `verified` for each draft, and `timed` if it had decodes only.
     """
@@ -111,7 +67,7 @@ class Governor:
         self._proposals = ProposalTimes()
         self._num_kinds = num_kinds
         self._rates = Rates(num_kinds, memory=256, half_life=512)
-        self._records: dict[Hashable, _Record] = {}
+        self._records: dict[Hashable, Record] = {}
         self._now = 0
         self._compare_at = 0
         self._step: _Step | None = None
@@ -124,14 +80,11 @@ class Governor:
         self._settle()
         self._now += 1
         kinds = {key: outlook.kinds for key, outlook in prospects if outlook.kinds}
-        self._step = _Step(len(prospects) + num_others, kinds)
+        step = self._step = _Step(len(prospects) + num_others, kinds)
         nothing = [0] * len(prospects)
-        if self.times.trust(self._step.num_decodes) < KNOWN or self.account.balance < 0:
+        if not kinds or self.account.balance < 0 or self.times.trust(step.num_decodes) < KNOWN:
             return nothing
-        if not kinds:
-            return nothing
-        most = sum(map(len, kinds.values()))
-        prices = self._step.prices = self._prices(self._step.num_decodes, most)
+        prices = step.prices = self._prices(step.num_decodes, sum(map(len, kinds.values())))
         engine = self._rates_of_engine()
         candidates = [self._candidate(key, outlook, engine) for key, outlook in prospects]
         best = self._best(candidates, prices)
@@ -140,8 +93,8 @@ class Governor:
         return self._bolder(best, candidates, prices).counts
 
     def proposed(self, rounds: int, lag: int, seconds: float, planning: float = 0.0) -> None:
-        """What guessing took: rounds of guesses, tokens caught up with before, seconds, and seconds until it
-        was known what to guess."""
+        """What guessing took: rounds of guesses, tokens caught up with before, seconds, and seconds
+        until it was known what to guess."""
         if self._step is None or not self.times.level:
             return
         time = seconds / self.times.level
@@ -160,8 +113,7 @@ class Governor:
         for kind, right in results(self._step.kinds[key][:num_proposed], num_accepted):
             self._rates.learn(kind, right)
             if record is not None:
-                record.rates.learn(kind, right)
-                record.updated = -REFRESH
+                record.learn(kind, right)
 
     def timed(self, num_tokens: int, num_seqs: int, seconds: float) -> None:
         """A step of decodes only took so long, without the guessing."""
@@ -173,90 +125,72 @@ class Governor:
     def forget(self, key: Hashable) -> None:
         self._records.pop(key, None)
 
-    def _best(self, candidates: Items[_Candidate], prices: _Prices) -> Choice:
+    def _best(self, candidates: Items[Candidate], prices: Prices) -> Choice:
         """What is best by all that is known, carefully."""
         doubt = DOUBT * self.times.noise / math.sqrt(self.times.trust(prices.num_decodes))
         least, times = prices.rate * (1 + MARGIN + doubt), prices.times.cautious[1:]
         expected = [candidate.expected for candidate in candidates]
         best = choose(expected, prices.num_decodes, times, prices.round, least)
-        left_out = self._not_worth_catching_up(candidates, best, prices)
-        if any(left_out):
-            expected = [[] if out else row for row, out in zip(expected, left_out, strict=True)]
+        if any(c.catching_up for c, count in zip(candidates, best.counts, strict=True) if count):
+            worth = self._are_worth_it(candidates, best, prices)
+            expected = [row if pays else [] for row, pays in zip(expected, worth, strict=True)]
             best = choose(expected, prices.num_decodes, times, prices.round, least)
         return best if best.total else Choice(best.counts, prices.rate)
 
-    def _not_worth_catching_up(
-        self, candidates: Items[_Candidate], best: Choice, prices: _Prices
-    ) -> list[bool]:
-        """For each candidate, whether guesses are wanted for which too much would have to be computed."""
-        planned = 0.0
-        left_out: list[bool] = []
-        for candidate, count in zip(candidates, best.counts, strict=True):
-            cost = candidate.catching_up if count else 0.0
-            worth = not cost or (
-                cost <= HORIZON * _gain(candidate, count, prices)
-                and self.account.may_invest(cost, planned, prices.plain)
-            )
-            planned += cost * worth
-            left_out.append(not worth)
-        return left_out
+    def _are_worth_it(self, candidates: Items[Candidate], plan: Choice, prices: Prices) -> list[bool]:
+        """For each candidate whether it is caught up with, or what is planned for it pays for that."""
+        sharing = sum(count > 0 for count in plan.counts)
+        pays = [
+            not c.catching_up or c.catching_up <= HORIZON * prices.saving(c.expected[:count], sharing)
+            for c, count in zip(candidates, plan.counts, strict=True)
+        ]
+        costs = [c.catching_up * pay for c, pay in zip(candidates, pays, strict=True)]
+        return [a and b for a, b in zip(pays, self.account.affordable(costs, prices.plain), strict=True)]
 
-    def _is_close(self, best: Choice, prices: _Prices) -> bool:
-        better = best.rate / prices.rate - 1
+    def _is_close(self, best: Choice, prices: Prices) -> bool:
+        """Whether what guesses bring may be an error in what is known of steps without them."""
         error = self.times.noise / math.sqrt(self.times.trust(prices.num_decodes))
-        return better < CLOSE * error
+        return best.rate / prices.rate - 1 < CLOSE * error
 
-    def _compares(self, best: Choice, prices: _Prices) -> bool:
-        """Whether the account pays for a step without guesses. If so, bolder plans get as much before the
-        next."""
+    def _compares(self, best: Choice, prices: Prices) -> bool:
+        """Whether the account pays for a step without guesses. If so, bolder plans get as much before
+        the next."""
         cost = prices.plain - prices.num_decodes / best.rate
         if not self.account.spend(cost):
             return False
         self._compare_at = self._now + max(int(2 * cost / (CURIOSITY * prices.plain)), LEAST_INTERVAL)
         return True
 
-    def _bolder(self, best: Choice, candidates: Items[_Candidate], prices: _Prices) -> Choice:
+    def _bolder(self, best: Choice, candidates: Items[Candidate], prices: Prices) -> Choice:
         """What would be better yet if what is not known well is as good as it may be, if there is such a
         thing and the account pays for it; else the best."""
-        planned = 0.0
-        hopeful: list[list[float]] = []
-        for candidate in candidates:
-            cost = candidate.catching_up
-            may = not cost or self.account.may_invest(cost, planned, prices.plain)
-            planned += cost * may
-            hopeful.append(candidate.hopeful if may else [])
+        affordable = self.account.affordable([c.catching_up for c in candidates], prices.plain)
+        hopeful = [c.hopeful if may else [] for c, may in zip(candidates, affordable, strict=True)]
         allowance = Allowance(
-            gains=[
-                [*candidate.expected, *[0.0] * len(hopes)][: len(hopes)]
-                for candidate, hopes in zip(candidates, hopeful, strict=True)
-            ],
+            gains=[c.sober(len(hopes)) for c, hopes in zip(candidates, hopeful, strict=True)],
             times=prices.times.cautious[1:],
             rate=best.rate,
             most=self.account.curiosity,
         )
         least, times = best.rate * (1 + MARGIN), prices.times.hopeful[1:]
         bold = choose(hopeful, prices.num_decodes, times, prices.round, least, allowance)
-        return bold if bold.total and self.account.spend(max(bold.given, 0.0)) else best
+        return bold if bold.total and self.account.spend(bold.given) else best
 
-    def _prices(self, num_decodes: int, most: int) -> _Prices:
+    def _prices(self, num_decodes: int, most: int) -> Prices:
         times = self.times.forecast(num_decodes, most)
         time = self._proposals.round(self.times.now)
-        return _Prices(num_decodes, times, time if time > NEGLIGIBLE * times.usual[0] else 0.0)
+        return Prices(num_decodes, times, time if time > NEGLIGIBLE * times.usual[0] else 0.0)
 
     def _rates_of_engine(self) -> list[float]:
         self._rates.age(self._now)
         return self._rates.expected([PRIOR] * self._num_kinds, PRIOR_WEIGHT)
 
-    def _candidate(self, key: Hashable, outlook: Outlook, engine: Items[float]) -> _Candidate:
+    def _candidate(self, key: Hashable, outlook: Outlook, engine: Items[float]) -> Candidate:
         record = self._records.get(key)
         if record is None:
-            record = self._records[key] = _Record(Rates(self._num_kinds, memory=24, half_life=128))
-        if self._now - record.updated >= REFRESH:
-            record.updated = self._now
-            record.rates.age(self._now)
-            record.expected = record.rates.expected(engine, ENGINE_WEIGHT)
-            record.hopeful = record.rates.hopeful(record.expected, ENGINE_WEIGHT)
-        return _Candidate(
+            record = self._records[key] = Record(Rates(self._num_kinds, memory=24, half_life=128))
+        record.update(engine, self._now)
+        return Candidate(
             gains(outlook.kinds, record.expected),
             gains(outlook.kinds, record.hopeful),
             self._proposals.catching_up(outlook.lag),
@@ -276,9 +210,3 @@ class Governor:
         if plain:
             gain = plain * step.num_accepted / step.num_decodes
             self.account.settle(plain, gain, time - plain + step.guessing)
-
-
-def _gain(candidate: _Candidate, count: int, prices: _Prices) -> float:
-    """Time that `count` guesses for the sequence are expected to save in each step."""
-    gain = prices.plain * sum(candidate.expected[:count]) / prices.num_decodes
-    return gain - (float(prices.times.usual[count]) - prices.plain) - prices.round * count

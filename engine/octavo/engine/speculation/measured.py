@@ -11,8 +11,8 @@ HALF_LIFE = 128
 class Measured:
     """The geometric mean of what was measured, the latest counting most: one part in seventeen at least.
 
-    A busy machine makes a step ten times as long, and nothing makes it a tenth: in logarithms such outliers
-    weigh less.
+    A busy machine makes a step ten times as long, and nothing makes it a tenth: in logarithms such
+    outliers weigh less.
     """
 
     __slots__ = ("_at", "_log", "_weight")
@@ -32,7 +32,7 @@ class Measured:
         return self._weight * math.exp2((self._at - now) / HALF_LIFE)
 
     def add(self, value: float, now: int, clip: float = math.inf) -> None:
-        """clip: natural logarithm of the factor beyond which a measurement counts as just that far off."""
+        """clip: natural logarithm of the factor beyond which a measurement counts as no further off."""
         trust = self.trust(now)
         difference = math.log(max(value, 1e-12)) - self._log
         self._log += min(max(difference, -clip), clip) / (trust + 1)

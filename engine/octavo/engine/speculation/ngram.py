@@ -1,6 +1,6 @@
 """Guesses out of the sequence itself: what followed when its last tokens stood there before.
 
-Prompt lookup (Saxena, 2023). Answers that quote, edit or continue their prompt repeat long stretches of it.
+Prompt lookup (Saxena, 2023). Answers that quote, edit or continue their prompt repeat much of it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ _LONGEST_DRAFT = 64
 _KINDS = tuple(
     sum(length >= least for least in _MATCH_OF_KIND) - 1 for length in range(MAX_MATCH + _LONGEST_DRAFT)
 )
-"""By the length of a match. Each guess that is right makes the match before the next one longer by one."""
+"""By the length of the match before a guess, which each right guess makes longer by one."""
 
 
 class NgramProposer:
@@ -83,8 +83,8 @@ class PairIndex:
         self._before = array("i", (0, 0))  # place → the one before it, after the same pair; 0 for none
 
     def find(self, token_ids: array[int], max_candidates: int = MAX_CANDIDATES) -> int:
-        """Length of the longest match of the end of `token_ids` with an earlier place, at most MAX_MATCH, or
-        0 if it is shorter than MIN_MATCH. Sets `match`."""
+        """Length of the longest match of the end of `token_ids` with an earlier place, at most
+        MAX_MATCH, or 0 if it is shorter than MIN_MATCH. Sets `match`."""
         end = len(token_ids)
         if end < len(self._before):  # cut back
             self._clear()
@@ -122,8 +122,8 @@ class PairIndex:
 
 
 def match_length(token_ids: array[int], place: int, end: int, beat: int) -> int:
-    """How many tokens before `place` are those before `end`, at most MAX_MATCH; where that is not more than
-    `beat`, just something that is not."""
+    """How many tokens before `place` are those before `end`, at most MAX_MATCH; where that is not more
+    than `beat`, just something that is not."""
     most = min(place, MAX_MATCH)
     if beat >= most or token_ids[place - beat - 1] != token_ids[end - beat - 1]:
         return 0
@@ -134,8 +134,8 @@ def match_length(token_ids: array[int], place: int, end: int, beat: int) -> int:
 
 
 def continuation(token_ids: array[int], place: int, count: int) -> list[int]:
-    """The `count` tokens from `place` on; past the end it repeats itself, as a match that overlaps its own
-    copy does in deflate."""
+    """The `count` tokens from `place` on; past the end it repeats itself, as a match that overlaps its
+    own copy does in deflate."""
     draft = token_ids[place : place + count].tolist()
     for i in range(count - len(draft)):
         draft.append(draft[i])

@@ -19,8 +19,8 @@ class ProposalTimes:
         self._token = Measured()
 
     def round(self, now: int) -> float:
-        """One more guess for every sequence that gets one. What was not measured lately counts for less and
-        less, so that it is tried again in the end."""
+        """One more guess for every sequence that gets one. What was not measured lately counts for less
+        and less, so that it is tried again in the end."""
         return self._round.value * min(self._round.trust(now), 1.0)
 
     def catching_up(self, lag: int) -> float:
@@ -28,8 +28,8 @@ class ProposalTimes:
         return lag * (self._token.value or UNKNOWN_TOKEN)
 
     def measure(self, rounds: int, lag: int, time: float, now: int) -> float:
-        """Learns from guessing in `rounds` rounds and catching up with `lag` tokens; how much of the time was
-        catching up."""
+        """Learns from guessing in `rounds` rounds and catching up with `lag` tokens; how much of the
+        time was catching up."""
         if lag:
             time = max(time - rounds * self._round.value, 0.0)
             self._token.add(time / lag, now)

@@ -16,8 +16,8 @@ Wanted = tuple["Sequence", int]
 class Outlook(NamedTuple):
     """What could be guessed for a sequence now.
 
-    kinds: one for each guess that could be made, first to last. Guesses of one kind are about equally often
-        right where all before them were; a kind is an index below the proposer's `num_kinds`.
+    kinds: one for each guess that could be made, first to last. Guesses of one kind are about equally
+        often right where all before them were; a kind is an index below the proposer's `num_kinds`.
     lag: tokens that must be computed first, beyond the one or two new ones of a usual step.
     """
 
@@ -33,8 +33,8 @@ class Proposer(Protocol):
 
     num_kinds: of guesses, see `Outlook`.
     num_caught_up: tokens of lag that the last `propose` has computed.
-    block_bytes: of one KV block of its own pool, which holds as many tokens as one of the target's; 0 if it
-        has none.
+    block_bytes: of one KV block of its own pool, which holds as many tokens as one of the target's; 0 if
+        it has none.
     """
 
     num_kinds: int
@@ -50,8 +50,8 @@ class Proposer(Protocol):
         ...
 
     def propose(self, wanted: Items[Wanted]) -> list[list[int]]:
-        """Guesses for each, in order, after an outlook for each in the same step; fewer than wanted, or none,
-        where it cannot make as many."""
+        """Guesses for each, in order, after an outlook for each in the same step; fewer than wanted, or
+        none, where it cannot make as many."""
         ...
 
     def forget(self, sequence: Sequence) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import time
+from time import perf_counter
 from typing import TYPE_CHECKING
 
 from octavo.engine.speculation.governor import Governor
@@ -22,7 +22,7 @@ class Speculator:
     num_proposed, num_accepted: guesses that were verified, and those of them that were right.
     """
 
-    def __init__(self, proposer: Proposer, most: int, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self, proposer: Proposer, most: int, clock: Callable[[], float] = perf_counter) -> None:
         """most: guesses for a sequence in one step. clock: seconds."""
         self.num_proposed = 0
         self.num_accepted = 0
@@ -37,13 +37,13 @@ class Speculator:
         return self._proposer.block_bytes
 
     def allocate(self, num_blocks: int) -> None:
-        """Makes the proposer's KV pool, if it needs one: as many blocks as the target has. ConfigError if the
-        device does not have that much."""
+        """Makes the proposer's KV pool, if it needs one: as many blocks as the target has. ConfigError
+        if the device does not have that much."""
         self._proposer.allocate(num_blocks)
 
     def propose(self, sequences: Items[Sequence], num_others: int = 0) -> None:
-        """Sets the drafts of these sequences, which decode, for the step to come; empty where guessing does
-        not pay. The scheduler may shorten or drop them.
+        """Sets the drafts of these sequences, which decode, for the step to come; empty where guessing
+        does not pay. The scheduler may shorten or drop them.
 
         num_others: sequences that decode in the same step and may not have a draft.
         """
@@ -72,8 +72,8 @@ class Speculator:
         self._governor.verified(sequence, num_proposed, num_accepted)
 
     def timed(self, num_tokens: int, num_seqs: int, seconds: float) -> None:
-        """A step that had decodes only: tokens, drafts included, of so many sequences, and how long it took
-        without `propose`."""
+        """A step that had decodes only: tokens, drafts included, of so many sequences, and how long it
+        took without `propose`."""
         self._governor.timed(num_tokens, num_seqs, seconds)
 
     def forget(self, sequence: Sequence) -> None:

@@ -35,12 +35,12 @@ class _Size:
 
 @dataclass(frozen=True, slots=True)
 class Forecast:
-    """Times in units of the level, float64 [n + 1], of a step of some number of tokens and of 1 to n more.
+    """Times in units of the level, float64 [n + 1], of steps of some tokens and of 1 to n more.
 
-    usual: what such steps take. Beyond what was measured times grow in proportion to the tokens: no device is
-        worse.
+    usual: what such steps take. Beyond what was measured times grow in proportion to the tokens: no
+        device is worse.
     cautious: longer, by the noise that is left in what was measured a few times.
-    hopeful: where sizes are not known as short as of the next smaller known one, up to twice the largest.
+    hopeful: sizes that are not known, up to twice the largest, as the next smaller known one.
     """
 
     usual: Floats
@@ -51,10 +51,10 @@ class Forecast:
 class StepTimes:
     """Time of a step = level × shape(tokens).
 
-    The level, in seconds, follows within a few steps what all steps share: contexts that grow, a machine that
-    gets busy, another number of sequences. The shape changes slowly. It alone decides what pays, so that a
-    moment of noise decides little. Steps without guesses are kept apart from those with some: they are what
-    all else is compared with.
+    The level, in seconds, follows within a few steps what all steps share: contexts that grow, a machine
+    that gets busy, another number of sequences. The shape changes slowly. It alone decides what pays, so
+    that a moment of noise decides little. Steps without guesses are kept apart from those with some:
+    they are what all else is compared with.
 
     level: 0 before the first step.
     now: steps measured.
@@ -70,6 +70,7 @@ class StepTimes:
     def measure(self, num_tokens: int, num_seqs: int, seconds: float) -> None:
         """A step of `num_seqs` sequences, with guesses if it has more tokens than that."""
         self.now += 1
+        seconds = max(seconds, 1e-9)
         self.level = self.level or seconds
         size = self._sizes.setdefault((_bucket(num_tokens), num_tokens > num_seqs), _Size())
         trust = size.time.trust(self.now)
@@ -110,8 +111,8 @@ class StepTimes:
 
 
 def _hopes(asked: Floats, known: Floats, times: Floats) -> Floats:
-    """The time of the next smaller known size, where the next larger is much larger or there is none; else
-    infinity."""
+    """The time of the next smaller known size, where the next larger is much larger or there is none;
+    else infinity."""
     if not len(known):
         return np.full(len(asked), np.inf)
     above = np.searchsorted(known, asked, side="right")
@@ -121,8 +122,8 @@ def _hopes(asked: Floats, known: Floats, times: Floats) -> Floats:
 
 
 def monotone(values: list[float], weights: list[float]) -> list[float]:
-    """The nearest values, by weighted squares, that do not descend: neighbours that do are pooled (Ayer et
-    al., 1955)."""
+    """The nearest values, by weighted squares, that do not descend: neighbours that do are pooled (Ayer
+    et al., 1955)."""
     pools: list[tuple[float, float, int]] = []  # mean, weight, members
     for value, weight in zip(values, weights, strict=True):
         members = 1
