@@ -34,7 +34,7 @@ class Oracle:
         self.random = Random(1)
         self.num_proposed = self.num_accepted = 0
 
-    def propose(self, sequences: Sequence[Any]) -> None:
+    def propose(self, sequences: Sequence[Any], num_others: int = 0) -> None:
         for sequence in sequences:
             done = sequence.num_output_tokens
             room = sequence.max_tokens - done - 1

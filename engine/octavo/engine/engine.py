@@ -227,10 +227,10 @@ class Engine:
     def _guess(self) -> None:
         """Has tokens guessed for the sequences that decode."""
         if self._speculator is not None:
-            running = self._scheduler.running
-            may = [s for s in running if s.may_guess and s.max_tokens - s.num_output_tokens > 1]
+            decoding = [s for s in self._scheduler.running if s.is_decoding]
+            may = [s for s in decoding if s.may_guess and s.max_tokens - s.num_output_tokens > 1]
             if may:
-                self._speculator.propose(may)
+                self._speculator.propose(may, len(decoding) - len(may))
 
     def _note(self, plan: StepPlan, now: int) -> int:
         """Writes down what the plan means to its sequences; how many tokens it has found in the cache."""
