@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from octavo.engine.async_engine import AsyncEngine
 from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.engine.errors import InvalidRequest
@@ -14,6 +15,7 @@ from octavo.engine.intake import seed_of
 from octavo.engine.llm import LLM
 from octavo.engine.loading import load_engine
 from octavo.engine.models.source import open_model
+from octavo.engine.output import FinishReason
 from octavo.engine.params import SamplingParams
 from octavo.engine.resumption import Resumption
 
@@ -109,6 +111,21 @@ def test_outputs_that_were_begun_elsewhere_go_on(loaded: Engine) -> None:
     whole = outputs(renewed(loaded, 64), 3)
     told = [Resumption(tuple(output[:cut])) for output, cut in zip(whole, (0, 13, 39), strict=True)]
     assert outputs(renewed(loaded, 64), 3, Resumption(outputs=tuple(told))) == whole
+
+
+async def test_an_end_that_nobody_noticed_is_told(tiny_model: Callable[..., Path]) -> None:
+    folder = str(tiny_model("llama"))
+    config = EngineConfig(model=folder, dtype="float32", kv_cache_memory="8Mi", threads=1)
+    engine = AsyncEngine.load_model(config)
+    await engine.start()
+    params = SamplingParams(n=2, seed=7, max_tokens=5, stop_token_ids=(33,), ignore_eos=True)
+    told = Resumption(outputs=(Resumption((1, 33)), Resumption((1, 2))))
+    deltas = [delta async for delta in engine.submit(PROMPT, params, resume=told)]
+    ends = {delta.index: delta.finish_reason for delta in deltas if delta.finish_reason is not None}
+    assert ends[0] is FinishReason.STOP
+    assert set(ends) == {0, 1}
+    assert sum(len(delta.token_ids) for delta in deltas if delta.index == 1) <= 3
+    await engine.stop()
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+import signal
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -20,6 +21,7 @@ from octavo.v1.engine_pb2_grpc import EngineStub
 from octavo.v1.inference_pb2_grpc import InferenceStub
 from tests.conftest import TinyModel
 from tests.gateway.fleet import until_serving
+from tests.gateway.processes import PodProcess
 from tests.service.conftest import Serving, World
 
 
@@ -33,7 +35,7 @@ async def serving(tiny_model: TinyModel) -> AsyncIterator[Serving]:
                 name: settings.pop(name) for name in list(settings) if name in ServerConfig.__slots__
             }
             model = tiny_model("llama", max_position_embeddings=context)
-            config = EngineConfig(model=str(model), kv_cache_memory="4Mi", **settings)
+            config = EngineConfig(model=str(model), kv_cache_memory="4Mi", threads=1, **settings)
             pod = Server(ServerConfig(**of_server), "127.0.0.1:0")
             engine = AsyncEngine.load_model(config)
             await pod.start(engine)
@@ -56,3 +58,27 @@ async def serving(tiny_model: TinyModel) -> AsyncIterator[Serving]:
 @pytest.fixture
 async def world(serving: Serving) -> World:
     return await serving()
+
+
+@pytest.fixture(scope="package")
+def pods(tiny_model: TinyModel) -> Iterator[list[PodProcess]]:
+    model = tiny_model("llama", max_position_embeddings=1024)
+    started = [PodProcess(model) for _ in range(3)]
+    for pod in started:
+        pod.start()
+    yield started
+    for pod in started:
+        pod.end()
+
+
+@pytest.fixture
+async def fleet(pods: list[PodProcess]) -> list[PodProcess]:
+    """Three pods that serve and are idle, whatever the test before did to them."""
+    for pod in pods:
+        if pod.running:
+            pod.send(signal.SIGCONT)
+        else:
+            pod.start()
+    for pod in pods:
+        await pod.until_idle()
+    return pods

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -15,6 +16,8 @@ from octavo.v1.inference_pb2_grpc import InferenceServicer, add_InferenceService
 class FakePod(EngineServicer, InferenceServicer):
     """Serves on a port of this machine. `load` is what it reports; `silent` keeps it from reporting."""
 
+    interceptors: Sequence[grpc.aio.ServerInterceptor] = ()
+
     def __init__(self, model: str = "tiny") -> None:
         self.model = model
         self.load = engine_pb2.Load(total_blocks=1000, max_num_seqs=64)
@@ -25,7 +28,7 @@ class FakePod(EngineServicer, InferenceServicer):
 
     async def start(self) -> FakePod:
         """On the port that it had before, if any."""
-        self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        self._server = grpc.aio.server(interceptors=self.interceptors, options=[("grpc.so_reuseport", 0)])
         add_EngineServicer_to_server(self, self._server)
         add_InferenceServicer_to_server(self, self._server)
         port = self._server.add_insecure_port(self.address or "127.0.0.1:0")

@@ -19,7 +19,7 @@ import grpc
 from octavo.service.gateway.config import GatewayConfig
 from octavo.service.gateway.server import Server
 from octavo.service.gateway.sources import directory_of
-from octavo.v1 import engine_pb2
+from octavo.v1 import engine_pb2, gateway_pb2
 from octavo.v1.engine_pb2_grpc import EngineStub
 from octavo.v1.gateway_pb2_grpc import GatewayStub
 from octavo.v1.inference_pb2_grpc import InferenceStub
@@ -97,3 +97,16 @@ async def gateway(addresses: Sequence[str], **settings: Any) -> AsyncIterator[Ga
             yield Gateway(server, server.http_url, InferenceStub(channel), GatewayStub(channel))
         with contextlib.suppress(TimeoutError):
             await server.stop()
+
+
+async def until_serving(door: Gateway, count: int) -> None:
+    serving = gateway_pb2.POD_STATE_SERVING
+    await until(door, lambda model: sum(pod.state == serving for pod in model.pods) == count)
+
+
+async def until(door: Gateway, holds: Any) -> None:
+    """Waits until what the gateway tells of its only model is so."""
+    async with asyncio.timeout(60):
+        async for response in door.view.WatchPods(gateway_pb2.WatchPodsRequest()):
+            if response.models and holds(response.models[0]):
+                return

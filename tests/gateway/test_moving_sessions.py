@@ -85,7 +85,9 @@ async def fleet_of(count: int, model: str, **settings: Any) -> AsyncIterator[Fle
         pods = []
         for _ in range(count):
             server = Server(ServerConfig(), "127.0.0.1:0")
-            engine = AsyncEngine.load_model(EngineConfig(model=model, kv_cache_memory="4Mi", **settings))
+            engine = AsyncEngine.load_model(
+                EngineConfig(model=model, kv_cache_memory="4Mi", threads=1, **settings)
+            )
             await server.start(engine)
             stack.push_async_callback(server.stop)
             pods.append(Pod(engine, server))
@@ -256,6 +258,46 @@ async def test_a_request_that_waits_for_a_pod_can_be_cancelled(fleet: Fleet) -> 
         assert event.WhichOneof("event") == "delta"
     assert event.delta.finish_reason == pb.FINISH_REASON_CANCELLED
     assert event.delta.usage.output_tokens > 0
+
+
+async def test_a_cancel_without_a_pod_ends_each_output(fleet: Fleet) -> None:
+    session = fleet.session()
+    await session.submit("a", "Hello", sampling=pb.SamplingParams(n=3, seed=1, ignore_eos=True))
+    assert (await session.next_event("a")).WhichOneof("event") == "accepted"
+    assert (await session.next_event("a")).delta.token_ids
+    for pod in fleet.pods:
+        await pod.die()
+    [pool] = fleet.directory.pools()
+    await fleet.until(lambda: pool.waiting == 1)
+    await session.cancel("a")
+    ends: dict[int, int] = {}
+    while len(ends) < 3:
+        delta = (await session.next_event("a")).delta
+        assert delta.index not in ends
+        if delta.finish_reason:
+            ends[delta.index] = delta.finish_reason
+    assert set(ends.values()) == {pb.FINISH_REASON_CANCELLED}
+    await session.submit("a", "Hello again")
+    assert (await session.rejection("a")).code == "UNAVAILABLE"  # the id is free again
+
+
+async def test_several_outputs_go_on_from_a_chat_whose_pod_is_gone(fleet: Fleet) -> None:
+    session = fleet.session()
+    await talk(session, "a", 2, DRAWN)
+    several = pb.SamplingParams(n=2, seed=4, temperature=0.9, ignore_eos=True, max_tokens=100)
+    outputs = []
+    for name, dies in (("stays", False), ("moves", True)):
+        await session.continue_from("a-1", name, chat("Why?"), keep_parent=True, sampling=several)
+        if dies:
+            await (await fleet.busy()).die()
+        assert (await session.next_event(name)).WhichOneof("event") == "accepted"
+        deltas: list[pb.Delta] = []
+        while sum(bool(delta.finish_reason) for delta in deltas) < 2:
+            deltas.append((await session.next_event(name)).delta)
+        texts = ["".join(delta.text for delta in deltas if delta.index == index) for index in range(2)]
+        outputs.append((texts, deltas[-1].usage.prompt_tokens, deltas[-1].usage.output_tokens))
+    assert outputs[0] == outputs[1]
+    assert outputs[0][2] == 200
 
 
 async def test_requests_of_one_session_are_spread_over_pods(fleet: Fleet) -> None:

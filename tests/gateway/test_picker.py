@@ -76,6 +76,18 @@ def test_a_pick_charges_its_pod_until_a_report_can_include_it() -> None:
     assert pick(picker, now=ON_THE_WAY * 2).address == "a"
 
 
+def test_a_request_is_charged_for_all_its_sequences_and_once_for_their_prompt() -> None:
+    picker = picker_of(IDLE)
+    several = pick(picker, Query(prompt_tokens=160, sequences=8))
+    charged = IDLE._replace(pending_requests=8, pending_tokens=160)
+    again = pick(picker)
+    assert {name: again.scores[name] for name in LOAD_SCORERS} == load_scores(charged)
+    picker.done(several, 0.0)
+    picker.done(again, 0.0)
+    idle = pick(picker)
+    assert {name: idle.scores[name] for name in LOAD_SCORERS} == load_scores(IDLE)
+
+
 def test_a_request_that_has_ended_is_charged_no_longer() -> None:
     picker = picker_of(IDLE, IDLE._replace(held_blocks=10))
     choice = pick(picker, Query(prompt_tokens=4000))

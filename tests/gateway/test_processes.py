@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from typing import Any
 
 import grpc
@@ -14,10 +14,8 @@ import pytest
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 
-from octavo.v1 import gateway_pb2
 from octavo.v1 import inference_pb2 as pb
-from tests.conftest import TinyModel
-from tests.gateway.processes import Gateway, PodProcess, gateway
+from tests.gateway.processes import Gateway, PodProcess, gateway, until, until_serving
 from tests.service.conftest import as_prompt
 from tests.session import Session
 
@@ -25,30 +23,6 @@ STREAMS, TOKENS = 30, 300
 WAYS = ("generate", "session", "http")
 Output = tuple[str, str]
 """Text, and how it ended."""
-
-
-@pytest.fixture(scope="module")
-def pods(tiny_model: TinyModel) -> Iterator[list[PodProcess]]:
-    model = tiny_model("llama", max_position_embeddings=1024)
-    started = [PodProcess(model) for _ in range(3)]
-    for pod in started:
-        pod.start()
-    yield started
-    for pod in started:
-        pod.end()
-
-
-@pytest.fixture
-async def fleet(pods: list[PodProcess]) -> list[PodProcess]:
-    """Three pods that serve and are idle, whatever the test before did to them."""
-    for pod in pods:
-        if pod.running:
-            pod.send(signal.SIGCONT)
-        else:
-            pod.start()
-    for pod in pods:
-        await pod.until_idle()
-    return pods
 
 
 def sampling(index: int) -> dict[str, Any]:
@@ -191,15 +165,3 @@ async def test_a_request_waits_for_a_pod_that_is_on_its_way(fleet: list[PodProce
         await until(door, lambda model: model.waiting == 1)
         fleet[2].start()
         assert (await waiting).delta.token_ids
-
-
-async def until_serving(door: Gateway, count: int) -> None:
-    serving = gateway_pb2.POD_STATE_SERVING
-    await until(door, lambda model: sum(pod.state == serving for pod in model.pods) == count)
-
-
-async def until(door: Gateway, holds: Any) -> None:
-    async with asyncio.timeout(60):
-        async for response in door.view.WatchPods(gateway_pb2.WatchPodsRequest()):
-            if response.models and holds(response.models[0]):
-                return

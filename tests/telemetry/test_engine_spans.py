@@ -90,6 +90,11 @@ def test_a_failed_engine_is_an_error_of_the_last_phase_and_of_the_door() -> None
     assert spans["door"].attributes["gen_ai.response.finish_reasons"] == ("error",)  # type: ignore[index]
 
 
+def test_an_output_that_repeats_itself_says_so() -> None:
+    spans = spans_of(finished(WHOLE, reason=FinishReason.REPETITION))
+    assert spans["door"].attributes["gen_ai.response.finish_reasons"] == ("repetition",)  # type: ignore[index]
+
+
 @pytest.mark.parametrize("error", [asyncio.CancelledError(), GeneratorExit()])
 def test_a_reader_that_leaves_cancels(error: BaseException) -> None:
     spans = spans_of(finished(WHOLE, reason=None), error)

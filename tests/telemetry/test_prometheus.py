@@ -24,12 +24,13 @@ from octavo.service.telemetry.instruments import Instruments
 from octavo.service.telemetry.setup import Telemetry
 from octavo.service.telemetry.tally import Tally
 
-# vllm/v1/metrics/loggers.py of vLLM 0.17, without the prefix `vllm:`; histograms with their buckets.
+# vllm/v1/metrics/loggers.py and vllm/v1/spec_decode/metrics.py of vLLM 0.17, without the prefix `vllm:`;
+# histograms with their buckets.
 # fmt: off
 VLLM_GAUGES = {"kv_cache_usage_perc", "num_requests_running", "num_requests_waiting", "cache_config_info"}
 VLLM_COUNTERS = {
     "prefix_cache_queries", "prefix_cache_hits", "num_preemptions", "prompt_tokens", "prompt_tokens_cached",
-    "generation_tokens", "request_success",
+    "generation_tokens", "request_success", "spec_decode_num_draft_tokens", "spec_decode_num_accepted_tokens",
 }
 TIMES_OF_REQUESTS = [
     0.3, 0.5, 0.8, 1.0, 1.5, 2.0, 2.5, 5.0, 10.0, 15.0, 20.0, 30.0, 40.0, 50.0, 60.0, 120.0, 240.0, 480.0,
@@ -55,6 +56,7 @@ VLLM_HISTOGRAMS = {
     "request_prompt_tokens": COUNTS_UP_TO_512,
     "request_generation_tokens": COUNTS_UP_TO_512,
     "request_max_num_generation_tokens": COUNTS_UP_TO_512,
+    "request_params_n": [1, 2, 5, 10, 20],
     "request_params_max_tokens": COUNTS_UP_TO_512,
     "request_prefill_kv_computed_tokens": COUNTS_UP_TO_512,
 }
@@ -173,7 +175,7 @@ async def test_the_engine_has_vllms_metrics_with_its_labels_and_buckets(telemetr
         **dict.fromkeys(VLLM_HISTOGRAMS, "histogram"),
     }
     assert {sample.labels["finished_reason"] for sample in shown["request_success"].samples} == {
-        *("stop", "length", "abort", "error")
+        *("stop", "length", "abort", "error", "repetition")
     }
 
 
@@ -207,8 +209,30 @@ async def test_a_request_is_recorded_by_its_timeline(telemetry: Telemetry) -> No
     assert value(shown["request_prompt_tokens"], "_sum") == 40
     assert value(shown["request_prefill_kv_computed_tokens"], "_sum") == 24
     assert value(shown["request_generation_tokens"], "_sum") == 5
+    assert value(shown["request_max_num_generation_tokens"], "_sum") == 5
     assert value(shown["request_params_max_tokens"], "_sum") == 5
+    assert value(shown["request_params_n"], "_sum") == 1
     assert value(shown["request_success"], "_total", finished_reason="length") == 1
+
+
+async def test_a_request_for_several_outputs_lasts_until_the_last_one_ends(telemetry: Telemetry) -> None:
+    metrics = EngineMetrics(telemetry, fake_engine(max_model_len=512), "tiny")
+    metrics.finished(replace(REQUEST, params=SamplingParams(n=3, max_tokens=5), usage=Usage(40, 15, 16)))
+    shown = await families(telemetry)
+    assert value(shown["request_success"], "_total", finished_reason="length") == 1
+    assert value(shown["request_params_n"], "_sum") == 3
+    assert value(shown["request_generation_tokens"], "_sum") == 15
+    assert value(shown["request_decode_time_seconds"], "_sum") == pytest.approx(4.5)
+    assert value(shown["request_inference_time_seconds"], "_sum") == pytest.approx(6.5)
+    for of_one_output in ("request_max_num_generation_tokens", "request_time_per_output_token_seconds"):
+        assert value(shown[of_one_output], "_count") == 0
+
+
+async def test_an_output_may_end_by_repeating_itself(telemetry: Telemetry) -> None:
+    metrics = EngineMetrics(telemetry, fake_engine(max_model_len=512), "tiny")
+    metrics.finished(replace(REQUEST, finish_reason=FinishReason.REPETITION))
+    shown = await families(telemetry)
+    assert value(shown["request_success"], "_total", finished_reason="repetition") == 1
 
 
 async def test_a_request_cancelled_in_the_queue_has_only_what_it_reached(telemetry: Telemetry) -> None:
@@ -239,6 +263,16 @@ async def test_a_step_is_recorded_once_and_counts_every_token(telemetry: Telemet
     assert value(shown["iteration_tokens_total"], "_sum") == 24 + 3
     assert value(shown["prefix_cache_queries"], "_total") == 40
     assert value(shown["prefix_cache_hits"], "_total") == 16
+
+
+async def test_guesses_are_counted_and_those_that_came_true(telemetry: Telemetry) -> None:
+    metrics = EngineMetrics(telemetry, fake_engine(max_model_len=512), "tiny")
+    for _ in range(2):
+        metrics.step(replace(STEP, num_guessed_tokens=8, num_accepted_tokens=3))
+    shown = await families(telemetry)
+    assert value(shown["spec_decode_num_draft_tokens"], "_total") == 16
+    assert value(shown["spec_decode_num_accepted_tokens"], "_total") == 6
+    assert value(shown["iteration_tokens_total"], "_sum") == 2 * (24 + 3 + 8)
 
 
 async def test_the_load_is_read_when_the_page_is(telemetry: Telemetry) -> None:

@@ -12,6 +12,8 @@ from octavo.engine.output import Delta, FinishReason, Usage
 from octavo.engine.sequence import Status
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from octavo.engine.decoding import NewToken
     from octavo.engine.resumption import Resumption
     from octavo.engine.sequence import Sequence
@@ -51,6 +53,7 @@ class Outputs:
         self._coming = {i for i, output in enumerate(self._outputs) if output.finish_reason is None}
         self._kept: list[list[Delta]] = [[] for _ in self._outputs]
         self._best: deque[Delta] | None = None
+        self._over = deque(self._ended_unnoticed(resume)) if self._several and resume is not None else deque()
         self._cancelled = False
         self._owes_prompt = request.num_prompt_logprobs > 0
 
@@ -68,7 +71,11 @@ class Outputs:
     @property
     def finished(self) -> bool:
         """Whether all outputs have ended, and all that is told of them was taken."""
-        return not self._best and all(output.finish_reason is not None for output in self._outputs)
+        return (
+            not self._best
+            and not self._over
+            and all(output.finish_reason is not None for output in self._outputs)
+        )
 
     @property
     def num_pending(self) -> int:
@@ -92,6 +99,9 @@ class Outputs:
 
     def take(self) -> Delta | None:
         """The next delta; None until more tokens have come."""
+        if self._over:
+            index = self._over.popleft()
+            return Delta("", (), self.usage, finish_reason=self._outputs[index].finish_reason, index=index)
         while self._best is None and self._pending:
             index = next(iter(self._pending))
             delta = self._read(index, self._pending.pop(index))
@@ -102,6 +112,14 @@ class Outputs:
         if self._ranked and self._best is None and self.finished:
             self._best = self._choose()
         return self._with_prompt(self._best.popleft()) if self._best else None
+
+    def _ended_unnoticed(self, resume: Resumption) -> Iterator[int]:
+        """Outputs that were told to their end by an engine that could not tell that it was one."""
+        for index, (output, before) in enumerate(zip(self._outputs, resume.outputs, strict=True)):
+            if output.finish_reason is not None and before.finish_reason is None:
+                sequence = self._sequences[index]
+                sequence.status, sequence.finish_reason = Status.FINISHED, output.finish_reason
+                yield index
 
     def _read(self, index: int, new: list[NewToken]) -> Delta | None:
         output, sequence = self._outputs[index], self._sequences[index]

@@ -5,15 +5,18 @@ from __future__ import annotations
 import asyncio
 import itertools
 from collections import deque
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from octavo.service.gateway.direct import DirectCall
 from octavo.service.gateway.upstream import (
     LOST,
     Left,
     Trouble,
     ended_when_lost,
+    may_lack_method,
     status_of_call,
     trouble_of,
     trouble_of_call,
@@ -24,6 +27,8 @@ from octavo.v1 import engine_pb2 as pb
 from octavo.v1.engine_pb2_grpc import EngineStub
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from octavo.service.gateway.pod import Pod
     from octavo.service.gateway.pool import Pick
     from octavo.v1 import inference_pb2
@@ -38,6 +43,7 @@ class Link:
     def __init__(self, pick: Pick) -> None:
         self.open = True
         self._pick = pick
+        self._heard = False
         stub: Any = EngineStub(pick.pod.channel)
         self._call: Any = stub.Relay()
         self._inboxes: dict[int, Inbox] = {}
@@ -46,22 +52,18 @@ class Link:
         self._commands: set[asyncio.Task[None]] = set()
         self._reading = asyncio.create_task(self._read(), name=f"link to {pick.pod.address}")
 
-    async def begin(self, request: inference_pb2.GenerateRequest, trace: tuple[str, str]) -> Inbox:
-        """Sends a request; its output is to be read from the inbox, which is to be closed.
-
-        trace: traceparent and tracestate for it.
-        """
+    async def begin(self, request: bytes, trace: tuple[str, str]) -> Inbox:
+        """Sends a request; its output is to be read from the inbox, which is to be closed."""
         number = next(self._numbers)
-        inbox = self._inboxes[number] = Inbox(self, number)
+        inbox = self._inboxes[number] = Inbox(self, number, partial(DirectCall, self._pick, request, trace))
         if not self.open:
             inbox.end(Left(LOST))
             return inbox
         traceparent, tracestate = trace
-        message = request.SerializeToString()
         try:
             await self._send(
                 pb.RelayRequest(
-                    request_id=number, generate=message, traceparent=traceparent, tracestate=tracestate
+                    request_id=number, generate=request, traceparent=traceparent, tracestate=tracestate
                 )
             )
         except BaseException:
@@ -103,6 +105,8 @@ class Link:
                 while (response := await self._call.read()) is not grpc.aio.EOF:
                     self._sort(response)
         except grpc.aio.AioRpcError as error:
+            if not self._heard and may_lack_method(error):
+                self._go_without()
             # What ends the whole stream says nothing about one of its requests: let another pod see.
             trouble = trouble_of_call(error) or Trouble(True, False, status_of_call(error))
         except asyncio.CancelledError:
@@ -113,7 +117,18 @@ class Link:
             for inbox in self._inboxes.values():
                 inbox.end(Left(trouble))
 
+    def _go_without(self) -> None:
+        """An older pod, which knows no relay: each request goes there by a call of its own.
+
+        If it is not that, the calls tell why, or succeed.
+        """
+        self._pick.pod.relays = False
+        inboxes, self._inboxes = self._inboxes, {}
+        for inbox in inboxes.values():
+            inbox.call()
+
     def _sort(self, response: pb.RelayResponse) -> None:
+        self._heard = True
         for event in response.events:
             inbox = self._inboxes.get(event.request_id)
             if inbox is None:
@@ -128,9 +143,12 @@ class Link:
 class Inbox:
     """What has come for one request and its client has not taken yet."""
 
-    def __init__(self, link: Link, number: int) -> None:
+    def __init__(self, link: Link, number: int, direct: Callable[[], DirectCall]) -> None:
+        """direct: makes the same request by a call of its own."""
         self._link = link
         self._number = number
+        self._direct = direct
+        self._call: DirectCall | None = None
         self._responses: deque[bytes] = deque()
         self._error: Exception | None = None
         self._news: asyncio.Future[None] | None = None
@@ -139,6 +157,8 @@ class Inbox:
     async def read(self) -> bytes:
         """The next GenerateResponse, as bytes. Left if it must go elsewhere, Relayed if it has failed."""
         while not self._responses:
+            if self._call is not None:
+                return await self._call.read()
             if self._error is not None:
                 raise self._error
             self._news = asyncio.get_running_loop().create_future()
@@ -160,8 +180,15 @@ class Inbox:
         self._error = self._error or error
         self._wake()
 
+    def call(self) -> None:
+        """The request is made by a call of its own."""
+        self._call = self._direct()
+        self._wake()
+
     def close(self, *, finished: bool = False) -> None:
         """Nobody reads any longer. finished: the pod knows of no such request any longer."""
+        if self._call is not None:
+            self._call.close()
         self._link.forget(self._number)
         if not finished and self._error is None:
             self._link.tell(pb.RelayRequest(request_id=self._number, cancel=pb.RelayCancel()))
@@ -177,7 +204,19 @@ class Links:
     def __init__(self) -> None:
         self._links: dict[Pod, Link] = {}
 
-    def of(self, pick: Pick) -> Link:
+    async def begin(
+        self, pick: Pick, request: inference_pb2.GenerateRequest, trace: tuple[str, str]
+    ) -> Inbox | DirectCall:
+        """Sends a request; its output is to be read from what is returned, which is to be closed.
+
+        trace: traceparent and tracestate for it.
+        """
+        message = request.SerializeToString()
+        if not pick.pod.relays:
+            return DirectCall(pick, message, trace)
+        return await self._of(pick).begin(message, trace)
+
+    def _of(self, pick: Pick) -> Link:
         link = self._links.get(pick.pod)
         if link is None or not link.open:
             for pod in [pod for pod, each in self._links.items() if not each.open]:

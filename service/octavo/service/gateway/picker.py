@@ -36,12 +36,14 @@ class Query:
 
     session: requests with the same one are better served by the same pod; empty for none.
     prompt_tokens: an estimate will do, such as a quarter of the prompt's bytes.
+    sequences: that the request is computed as; they share its prompt.
     exclude: addresses to avoid, such as those that have failed this request. Used only if there are others.
     """
 
     session: str = ""
     prompt_tokens: int = 0
     exclude: frozenset[str] = frozenset()
+    sequences: int = 1
 
 
 class Choice(NamedTuple):
@@ -115,7 +117,7 @@ class Picker:
         scores = load_scores(best.view(now))
         scores[SESSION_AFFINITY] = affinity
         scores["total"] = best.score + self._gain(affinity)
-        pending = best.pend(now, max(1, query.prompt_tokens))
+        pending = best.pend(now, query)
         self._place(best, now)
         return Choice(best.address, scores, num_candidates, pending)
 
@@ -127,7 +129,7 @@ class Picker:
         scores = load_scores(entry.view(now))
         affinity = scores[SESSION_AFFINITY] = session_affinity(0, query.prompt_tokens)
         scores["total"] = entry.score + self._gain(affinity)
-        pending = entry.pend(now, max(1, query.prompt_tokens))
+        pending = entry.pend(now, query)
         self._place(entry, now)
         return Choice(address, scores, 1, pending)
 
@@ -186,12 +188,13 @@ class Picker:
 class Pending:
     """A pick that its pod's reports do not include yet."""
 
-    __slots__ = ("entry", "picked_at", "settled", "tokens")
+    __slots__ = ("entry", "picked_at", "sequences", "settled", "tokens")
 
-    def __init__(self, entry: _Entry, picked_at: float, tokens: int) -> None:
+    def __init__(self, entry: _Entry, picked_at: float, query: Query) -> None:
         self.entry = entry
         self.picked_at = picked_at
-        self.tokens = tokens
+        self.tokens = max(1, query.prompt_tokens)
+        self.sequences = query.sequences
         self.settled = False
         """Whether it is charged no longer."""
 
@@ -234,12 +237,12 @@ class _Entry:
     def is_stale(self, now: float) -> bool:
         return now - self.reported_at > STALE_AFTER
 
-    def pend(self, now: float, tokens: int) -> Pending:
-        """Charges for a pick."""
-        pending = Pending(self, now, tokens)
+    def pend(self, now: float, query: Query) -> Pending:
+        """Charges for a pick: for its prompt once, and as many requests as it makes sequences."""
+        pending = Pending(self, now, query)
         self.pending.append(pending)
-        self.pending_requests += 1
-        self.pending_tokens += tokens
+        self.pending_requests += pending.sequences
+        self.pending_tokens += pending.tokens
         return pending
 
     def settle(self, pending: Pending) -> bool:
@@ -247,7 +250,7 @@ class _Entry:
         if pending.settled:
             return False
         pending.settled = True
-        self.pending_requests -= 1
+        self.pending_requests -= pending.sequences
         self.pending_tokens -= pending.tokens
         return True
 

@@ -94,6 +94,8 @@ class Pod:
         self.lost = asyncio.Event()
         """Set when reports break off or stop for `hang_timeout`: what runs there had better move. Each
         connection has its own, so take it when a stream begins."""
+        self.relays = True
+        """Whether it has `Engine.Relay`, as far as is known; an older one has not."""
         self._settings = settings
         self._changed = changed
         self._clock = clock
@@ -168,6 +170,7 @@ class Pod:
     def _report(self, load: engine_pb2.Load) -> None:
         if self.lost.is_set():
             self.lost = asyncio.Event()
+            self.relays = True  # it may be a newer one by now
         self.load = load
         self.reported_at = self._clock()
         if self.reported_at < self._ejected_until:

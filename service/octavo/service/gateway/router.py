@@ -5,18 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from dataclasses import dataclass
 from random import Random
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 from opentelemetry.context import get_current
 
+from octavo.engine.params import MAX_OUTPUTS
 from octavo.service.gateway.link import Links
 from octavo.service.gateway.picker import Query
 from octavo.service.gateway.placement import Placement
 from octavo.service.gateway.pod import PodState
 from octavo.service.gateway.pool import RETRY_SOON
+from octavo.service.gateway.progress import Progress
 from octavo.service.gateway.retry import RetryBudget, RetrySettings
 from octavo.service.gateway.upstream import (
     LOST,
@@ -53,31 +54,6 @@ class Piece(NamedTuple):
 
     response: bytes
     delta: pb.Delta
-
-
-@dataclass(slots=True)
-class Progress:
-    """What the client of one request has been told."""
-
-    token_ids: list[int]
-    cached_prompt_tokens: int | None = None
-    """As the first pod counted them: they tell what the request cost when it began."""
-    moved: bool = False
-
-    @property
-    def begun(self) -> bool:
-        return self.cached_prompt_tokens is not None
-
-    def note(self, delta: pb.Delta) -> bool:
-        """Takes note of a pod's delta, which is to be passed on; whether it had to be changed for that."""
-        self.token_ids.extend(delta.token_ids)
-        cached = delta.usage.cached_prompt_tokens
-        if self.cached_prompt_tokens is None:
-            self.cached_prompt_tokens = cached
-        if not self.moved or cached == self.cached_prompt_tokens:
-            return False
-        delta.usage.cached_prompt_tokens = self.cached_prompt_tokens
-        return True
 
 
 class Router:
@@ -143,8 +119,11 @@ class Router:
         return Placement(pool, query, self.settings, self.budget, passage)
 
     def fix_seed(self, sampling: pb.SamplingParams) -> None:
-        """Chooses the seed where the client leaves it open, so that another pod draws the same tokens."""
-        if not sampling.HasField("seed"):
+        """Chooses the seed where the client leaves it open, so that another pod draws the same tokens.
+
+        Beams are not drawn, and take none.
+        """
+        if not sampling.HasField("seed") and not sampling.beam_width:
             sampling.seed = self._random.getrandbits(SEED_BITS)
 
     async def generate(self, request: pb.GenerateRequest, origin: Origin) -> AsyncGenerator[pb.Delta]:
@@ -164,26 +143,32 @@ class Router:
             message.CopyFrom(request)
             message.model = ""  # a pod may know its model by another name
             self.fix_seed(message.sampling)
-            query = Query(session=origin.session, prompt_tokens=prompt_tokens(request.prompt))
-            progress = Progress(list(request.resume.token_ids))
+            query = Query(
+                session=origin.session,
+                prompt_tokens=prompt_tokens(request.prompt),
+                sequences=num_sequences(request.sampling),
+            )
+            progress = Progress(request)
             placement = self.placement(pool, query, passage)
             pick = await placement.first()
             while True:
-                before = len(progress.token_ids)
+                before = progress.num_tokens
                 trace = to_command(passage.arrives(pick.pod.address, before))
                 trouble: Trouble | None = None
                 finished = False
-                inbox = await self._links.of(pick).begin(message, trace)
+                inbox = await self._links.begin(pick, message, trace)
                 try:
                     while not finished:
                         response = await inbox.read()
                         delta = pb.GenerateResponse.FromString(response).delta
                         if not progress.begun:
                             passage.first_output()
-                        if progress.note(delta):
+                        if not progress.take(delta):
+                            continue
+                        if progress.moved:
                             response = pb.GenerateResponse(delta=delta).SerializeToString()
-                        if finished := bool(delta.finish_reason):
-                            passage.finished(delta.finish_reason, delta.usage)
+                        if finished := progress.ended:
+                            passage.finished(progress.finish_reasons, delta.usage)
                             placement.succeeded()
                         yield Piece(response, delta)
                     return
@@ -192,15 +177,14 @@ class Router:
                 finally:
                     inbox.close(finished=finished)
                     pick.done(failed=trouble is not None and trouble.failed)
-                told = progress.token_ids
-                log.info("after %d tokens a request leaves %s: %s", len(told), pick.pod.address, trouble)
+                told = progress.num_tokens
+                log.info("after %d tokens a request leaves %s: %s", told, pick.pod.address, trouble)
                 passage.leaves(trouble.reason, trouble.status)
                 pick = await placement.next(
-                    pick.pod.address, trouble, progress=len(told) > before, begun=progress.begun
+                    pick.pod.address, trouble, progress=told > before, begun=progress.begun
                 )
-                progress.moved = progress.begun
-                if told:
-                    message.resume.token_ids[:] = told
+                progress.moves()
+                progress.resume(message)
 
     async def models(self) -> list[pb.Model]:
         return [_facts(pool) or pb.Model(name=pool.model) for pool in self.directory.pools()]
@@ -258,6 +242,12 @@ def prompt_tokens(prompt: pb.Prompt) -> int:
     if prompt.HasField("token_ids"):
         return len(prompt.token_ids.ids)
     return prompt.ByteSize() // BYTES_PER_TOKEN
+
+
+def num_sequences(sampling: pb.SamplingParams) -> int:
+    """How many sequences a request is computed as; one that a pod will refuse counts as one that it takes."""
+    wanted = sampling.beam_width or sampling.best_of or sampling.n
+    return min(max(wanted, 1), MAX_OUTPUTS)
 
 
 def _facts(pool: Pool) -> pb.Model | None:

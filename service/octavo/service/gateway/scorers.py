@@ -26,7 +26,8 @@ TOKENS_WORTH_KEEPING = 1000
 class PodView(NamedTuple):
     """What is known of a pod: its last report, and what was sent there since.
 
-    The report has the fields of `octavo.v1.Load`; the `pending` ones are picks that it cannot include.
+    The report has the fields of `octavo.v1.Load`; the `pending` ones are picks that it cannot include. A
+    request for several outputs counts once for each, its prompt's tokens once.
     """
 
     total_blocks: int

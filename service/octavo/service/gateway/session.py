@@ -10,7 +10,8 @@ from google.rpc import code_pb2
 
 from octavo.engine import EngineStopped, OctavoError
 from octavo.service.gateway.picker import Query
-from octavo.service.gateway.router import Progress
+from octavo.service.gateway.progress import Progress
+from octavo.service.gateway.router import num_sequences
 from octavo.service.gateway.session_turn import Turn
 from octavo.service.gateway.session_upstream import Upstream
 from octavo.service.gateway.upstream import LOST, Left, Trouble, trouble_of
@@ -146,10 +147,14 @@ class Session:
             command.model = ""  # a pod may know its model by another name
         self._router.began()
         self._router.fix_seed(command.sampling)
-        progress = Progress(list(command.resume.token_ids))
+        progress = Progress(command)
         passage = self._router.telemetry.passage(pool.model, command)
         turn = Turn(request.request_id, command, parent, pool, progress, passage, command.hold)
-        query = Query(session=self._session, prompt_tokens=turn.all_tokens)
+        query = Query(
+            session=self._session,
+            prompt_tokens=turn.all_tokens,
+            sequences=num_sequences(command.sampling),
+        )
         turn.placement = self._router.placement(pool, query, passage)
         return turn
 
@@ -173,7 +178,8 @@ class Session:
     def _at_parents_pod(self, turn: Turn) -> Pick | None:
         if turn.parent is None or turn.parent.home is None or not turn.parent.home.open:
             return None
-        pick = turn.pool.take(turn.parent.home.pod, Query(prompt_tokens=turn.new_tokens))
+        query = Query(prompt_tokens=turn.new_tokens, sequences=num_sequences(turn.command.sampling))
+        pick = turn.pool.take(turn.parent.home.pod, query)
         if pick is not None:
             turn.passage.picked(pick)
         return pick
@@ -213,7 +219,7 @@ class Session:
         """Begins a turn on a pod, or lets it go on there, beside what it goes on from. Left, Relayed."""
         turn.pick, turn.address, turn.told_before = pick, pick.pod.address, turn.num_told
         turn.trace = to_command(turn.passage.arrives(turn.address, turn.num_told))
-        turn.progress.moved = turn.progress.begun
+        turn.progress.moves()
         upstream = self._upstream(pick)
         parent = turn.parent
         if parent is None:
@@ -260,9 +266,10 @@ class Session:
                 delta = event.delta
                 if not turn.progress.begun:
                     turn.passage.first_output()
-                turn.progress.note(delta)
+                if not turn.progress.take(delta):
+                    return
                 turn.usage = delta.usage
-                if delta.finish_reason:
+                if turn.progress.ended:
                     # Before the client knows: it may use the id again at once.
                     self._settle(turn, delta.finish_reason)
             case "rejected" | "failed" as kind:
@@ -313,7 +320,7 @@ class Session:
     def _settle(self, turn: Turn, reason: pb.FinishReason) -> None:
         """It has ended, and is held if that was asked for."""
         turn.finish_reason = reason
-        turn.passage.finished(reason, turn.usage)
+        turn.passage.finished(turn.progress.finish_reasons, turn.usage)
         turn.placement.succeeded()
         if turn.hold and reason != pb.FINISH_REASON_CANCELLED:
             turn.give_back()
@@ -341,9 +348,12 @@ class Session:
             message = "the request was cancelled before a pod has taken it"
             await self._end(turn, pb.Status(code=code_pb2.CANCELLED, message=message))
             return
-        delta = pb.Delta(finish_reason=pb.FINISH_REASON_CANCELLED, usage=turn.usage)
-        self._settle(turn, pb.FINISH_REASON_CANCELLED)
-        await self._send(pb.SessionResponse(request_id=turn.name, delta=delta))
+        for index in turn.progress.running:
+            delta = pb.Delta(finish_reason=pb.FINISH_REASON_CANCELLED, usage=turn.usage, index=index)
+            turn.progress.take(delta)
+            if turn.progress.ended:
+                self._settle(turn, delta.finish_reason)
+            await self._send(pb.SessionResponse(request_id=turn.name, delta=delta))
 
     def _no_longer_runs(self, turn: Turn) -> None:
         turn.decided.set()

@@ -6,12 +6,13 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from octavo.service.gateway.router import Progress, prompt_tokens
+from octavo.service.gateway.router import prompt_tokens
 from octavo.v1 import inference_pb2 as pb
 
 if TYPE_CHECKING:
     from octavo.service.gateway.placement import Placement
     from octavo.service.gateway.pool import Pick, Pool
+    from octavo.service.gateway.progress import Progress
     from octavo.service.gateway.session_upstream import Upstream
     from octavo.service.telemetry.passage import Passage
 
@@ -75,7 +76,7 @@ class Turn:
 
     @property
     def num_told(self) -> int:
-        return len(self.progress.token_ids)
+        return self.progress.num_tokens
 
     @property
     def new_tokens(self) -> int:
@@ -110,8 +111,7 @@ class Turn:
             request.continuation.keep_parent = keep_parent
         message = _message(request)
         message.hold = self.hold
-        if self.progress.token_ids:
-            message.resume.token_ids[:] = self.progress.token_ids
+        self.progress.resume(message)
         return request
 
     def replay(self, key: str, parent_key: str, *, keep_parent: bool) -> pb.SessionRequest:
@@ -119,6 +119,7 @@ class Turn:
         request = self.request(key, parent_key, keep_parent=keep_parent)
         message = _message(request)
         message.hold = True
+        message.resume.token_ids[:] = self.progress.token_ids
         message.resume.finish_reason = self.finish_reason
         return request
 

@@ -87,6 +87,15 @@ def status_of_call(error: grpc.aio.AioRpcError) -> pb.Status:
     return pb.Status(code=error.code().value[0], message=error.details() or "")
 
 
+def may_lack_method(error: grpc.aio.AioRpcError) -> bool:
+    """Whether the end of a stream that has brought nothing can mean that the pod knows no such method.
+
+    It says UNIMPLEMENTED; but if a write fails before that is read, gRPC ends the stream with INTERNAL.
+    """
+    codes = (grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.INTERNAL)
+    return error.code() in codes and _details(error) is None
+
+
 @contextmanager
 def ended_when_lost(call: Any, pick: Pick) -> Iterator[None]:
     """Cancels the call when its pod is lost, and at the end: a pod that wakes up again drops the request.

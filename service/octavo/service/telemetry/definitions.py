@@ -12,7 +12,7 @@ from enum import Enum
 
 MODEL = ("model_name", "engine")
 FINISHED_REASON = "finished_reason"
-FINISHED_REASONS = ("stop", "length", "abort", "error")
+FINISHED_REASONS = ("stop", "length", "abort", "error", "repetition")
 
 FIRST_TOKEN_BUCKETS = (
     *(0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0),
@@ -27,6 +27,7 @@ REQUEST_BUCKETS = (
     *(120.0, 240.0, 480.0, 960.0, 1920.0, 7680.0),
 )
 STEP_BUCKETS = (1.0, *(2.0**i for i in range(3, 15)))
+OUTPUTS_BUCKETS = (1.0, 2.0, 5.0, 10.0, 20.0)
 SCORE_BUCKETS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 
 
@@ -116,6 +117,9 @@ PREEMPTIONS = _total("num_preemptions", "Requests preempted to make room for oth
 PROMPT_TOKENS = _total("prompt_tokens", "Tokens of prompts, cached ones included.", "{token}")
 PROMPT_TOKENS_CACHED = _total("prompt_tokens_cached", "Tokens of prompts that were not computed.", "{token}")
 GENERATION_TOKENS = _total("generation_tokens", "Tokens generated.", "{token}")
+# Totals of its steps.
+DRAFT_TOKENS = _total("spec_decode_num_draft_tokens", "Tokens that were guessed and verified.", "{token}")
+ACCEPTED_TOKENS = _total("spec_decode_num_accepted_tokens", "Of these, the ones that came true.", "{token}")
 # One observation a step, and one a token, which are recorded a step at a time.
 ITERATION_TOKENS = _tokens("iteration_tokens_total", "Tokens that a step computed.", STEP_BUCKETS)
 INTER_TOKEN_LATENCY = _seconds("inter_token_latency", "Time between a request's tokens.", TOKEN_BUCKETS)
@@ -142,20 +146,28 @@ REQUEST_PROMPT_TOKENS = _tokens("request_prompt_tokens", "Tokens of a request's 
 REQUEST_PREFILL_TOKENS = _tokens(
     "request_prefill_kv_computed_tokens", "Tokens of a request's prompt that were computed, not cached."
 )
-REQUEST_GENERATION_TOKENS = _tokens("request_generation_tokens", "Tokens of a request's output.")
+REQUEST_GENERATION_TOKENS = _tokens("request_generation_tokens", "Tokens of all outputs of a request.")
 REQUEST_MAX_GENERATION_TOKENS = _tokens(
-    "request_max_num_generation_tokens", "Tokens of the longest output of a request; each has one here."
+    "request_max_num_generation_tokens", "Tokens of a request's output, if it has one only."
+)
+REQUEST_N = Definition(
+    "octavo.request_params_n",
+    Kind.HISTOGRAM,
+    "The number of outputs that requests ask for.",
+    "{output}",
+    MODEL,
+    OUTPUTS_BUCKETS,
 )
 REQUEST_MAX_TOKENS = _tokens("request_params_max_tokens", "The max_tokens of requests that give it.")
 
 ENGINE: tuple[Definition, ...] = (
     *(KV_CACHE_USAGE, REQUESTS_RUNNING, REQUESTS_WAITING, CACHE_CONFIG),
     *(PREFIX_CACHE_QUERIES, PREFIX_CACHE_HITS, PREEMPTIONS),
-    *(PROMPT_TOKENS, PROMPT_TOKENS_CACHED, GENERATION_TOKENS),
+    *(PROMPT_TOKENS, PROMPT_TOKENS_CACHED, GENERATION_TOKENS, DRAFT_TOKENS, ACCEPTED_TOKENS),
     *(ITERATION_TOKENS, INTER_TOKEN_LATENCY, TIME_TO_FIRST_TOKEN, REQUEST_SUCCESS),
     *(E2E_LATENCY, QUEUE_TIME, PREFILL_TIME, DECODE_TIME, INFERENCE_TIME, TIME_PER_OUTPUT_TOKEN),
     *(REQUEST_PROMPT_TOKENS, REQUEST_PREFILL_TOKENS),
-    *(REQUEST_GENERATION_TOKENS, REQUEST_MAX_GENERATION_TOKENS, REQUEST_MAX_TOKENS),
+    *(REQUEST_GENERATION_TOKENS, REQUEST_MAX_GENERATION_TOKENS, REQUEST_N, REQUEST_MAX_TOKENS),
 )
 
 GATEWAY_MODEL = ("model_name",)

@@ -25,6 +25,7 @@ FINISHED_REASONS = {
     FinishReason.STOP: "stop",
     FinishReason.LENGTH: "length",
     FinishReason.CANCELLED: "abort",
+    FinishReason.REPETITION: "repetition",
     None: "error",
 }
 
@@ -41,6 +42,8 @@ class EngineMetrics:
         self._labels = labels
         self._queried = 0
         self._hit = 0
+        self._guessed = 0
+        self._accepted = 0
         self._ended = make.counter(of.REQUEST_SUCCESS)
         self._by_reason = {reason: {**labels, of.FINISHED_REASON: reason} for reason in of.FINISHED_REASONS}
         for with_reason in self._by_reason.values():
@@ -62,7 +65,10 @@ class EngineMetrics:
     def step(self, step: StepReport) -> None:
         self._queried += step.num_queried_tokens
         self._hit += step.num_hit_tokens
-        self._record(of.ITERATION_TOKENS, step.num_prefill_tokens + step.num_decode_tokens)
+        self._guessed += step.num_guessed_tokens
+        self._accepted += step.num_accepted_tokens
+        computed = step.num_prefill_tokens + step.num_decode_tokens + step.num_guessed_tokens
+        self._record(of.ITERATION_TOKENS, computed)
         for gap, times in Counter(step.token_gaps).items():
             self._record(of.INTER_TOKEN_LATENCY, Tally(max(gap, 0) / 1e9, times))
         for wait in step.first_token_waits:
@@ -70,21 +76,26 @@ class EngineMetrics:
 
     def finished(self, request: RequestReport) -> None:
         self._ended.add(1, self._by_reason[FINISHED_REASONS[request.finish_reason]])
-        times, usage = request.timeline, request.usage
+        times, usage, params = request.timeline, request.usage, request.params
+        alone = params.num_sequences == 1
+        # The timeline has the tokens of the first output; of several, the last to end has the last token.
+        last = times.last_token if alone or times.last_token is None else times.finished
         self._between(of.E2E_LATENCY, times.arrived, times.finished)
         self._between(of.QUEUE_TIME, times.arrived, times.scheduled)
         self._between(of.PREFILL_TIME, times.scheduled, times.first_token)
-        self._between(of.INFERENCE_TIME, times.scheduled, times.last_token)
-        self._between(of.DECODE_TIME, times.first_token, times.last_token)
+        self._between(of.INFERENCE_TIME, times.scheduled, last)
+        self._between(of.DECODE_TIME, times.first_token, last)
         gaps = usage.num_output_tokens - request.num_resumed_tokens - 1
-        if gaps > 0:
-            self._between(of.TIME_PER_OUTPUT_TOKEN, times.first_token, times.last_token, gaps)
+        if alone and gaps > 0:
+            self._between(of.TIME_PER_OUTPUT_TOKEN, times.first_token, last, gaps)
         self._record(of.REQUEST_PROMPT_TOKENS, usage.num_prompt_tokens)
         self._record(of.REQUEST_PREFILL_TOKENS, usage.num_prompt_tokens - usage.num_cached_tokens)
         self._record(of.REQUEST_GENERATION_TOKENS, usage.num_output_tokens)
-        self._record(of.REQUEST_MAX_GENERATION_TOKENS, usage.num_output_tokens)
-        if request.params.max_tokens is not None:
-            self._record(of.REQUEST_MAX_TOKENS, request.params.max_tokens)
+        if alone:
+            self._record(of.REQUEST_MAX_GENERATION_TOKENS, usage.num_output_tokens)
+        self._record(of.REQUEST_N, params.n)
+        if params.max_tokens is not None:
+            self._record(of.REQUEST_MAX_TOKENS, params.max_tokens)
 
     def _record(self, definition: Definition, value: float) -> None:
         self._histograms[definition].record(value, self._labels)
@@ -105,6 +116,8 @@ class EngineMetrics:
         make.observe(of.REQUESTS_WAITING, value_of(lambda now: now.waiting))
         make.observe(of.PREFIX_CACHE_QUERIES, lambda: [(self._queried, self._labels)])
         make.observe(of.PREFIX_CACHE_HITS, lambda: [(self._hit, self._labels)])
+        make.observe(of.DRAFT_TOKENS, lambda: [(self._guessed, self._labels)])
+        make.observe(of.ACCEPTED_TOKENS, lambda: [(self._accepted, self._labels)])
         make.observe(of.PREEMPTIONS, value_of(lambda now: now.preemptions))
         make.observe(of.PROMPT_TOKENS, value_of(lambda now: now.total_prompt_tokens))
         make.observe(of.PROMPT_TOKENS_CACHED, value_of(lambda now: now.total_cached_prompt_tokens))

@@ -28,6 +28,7 @@ FINISH_REASONS = {
     FinishReason.STOP: "stop",
     FinishReason.LENGTH: "length",
     FinishReason.CANCELLED: "cancelled",
+    FinishReason.REPETITION: "repetition",
     None: "error",
 }
 

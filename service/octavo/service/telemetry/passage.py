@@ -25,7 +25,7 @@ from octavo.service.telemetry.tracing import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
     from opentelemetry.context import Context
@@ -125,14 +125,16 @@ class Passage:
         """It may not be tried again."""
         self._metrics.gave_up(self._model)
 
-    def finished(self, finish_reason: int, usage: pb.Usage) -> None:
-        """Its last delta has come."""
-        reason = of.FINISH_REASONS[finish_reason]
-        describe_response(self.door, reason, of.of_usage(usage))
-        if reason == "cancelled":
+    def finished(self, finish_reasons: Sequence[int], usage: pb.Usage) -> None:
+        """Its last delta has come. finish_reasons: of each output, in order; usage: of all together."""
+        reasons = [of.FINISH_REASONS[reason] for reason in finish_reasons]
+        for number, reason in enumerate(reasons):
+            describe_response(self.door, reason, {} if number else of.of_usage(usage))
+        cancelled = "cancelled" in reasons
+        if cancelled:
             for span in filter(None, (self._attempt, self.door)):
                 fail(span, "CANCELLED")
-        self._end("CANCELLED" if reason == "cancelled" else "OK")
+        self._end("CANCELLED" if cancelled else "OK")
 
     def failed(self, status: pb.Status) -> None:
         for span in filter(None, (self._attempt, self.door)):

@@ -69,8 +69,9 @@ def describe_request(span: Span, model: str, request: Request) -> None:
         return
     span.update_name(of.span_name(of.operation(request.prompt), model))
     span.set_attributes(of.of_request(model, request.prompt, request.sampling))
-    if request.resume.token_ids:
-        span.set_attribute("octavo.resumed_tokens", len(request.resume.token_ids))
+    resume = request.resume
+    if resumed := sum(len(told.token_ids) for told in (resume, *resume.outputs)):
+        span.set_attribute("octavo.resumed_tokens", resumed)
 
 
 def describe_response(span: Span, finish_reason: str, usage: Mapping[str, int]) -> None:
