@@ -52,22 +52,13 @@ class Assembler:
         return "".join(self._reasonings)
 
     @property
-    def num_output_tokens(self) -> int:
-        return len(self.token_ids)
-
-    @property
     def usage(self) -> Usage:
         """Of this output alone."""
         sequence = self._sequence
-        return Usage(sequence.num_prompt_tokens, self.num_output_tokens, sequence.num_cached_tokens or 0)
+        return Usage(sequence.num_prompt_tokens, len(self.token_ids), sequence.num_cached_tokens or 0)
 
-    def take(
-        self, new_tokens: Rows[NewToken], end: FinishReason | None = None, usage: Usage | None = None
-    ) -> Delta:
-        """The delta of these tokens. With `end` the output ends here, unless a token ended it before.
-
-        usage: of the request, where it has several outputs; else that of this one is told.
-        """
+    def take(self, new_tokens: Rows[NewToken], end: FinishReason | None = None) -> Delta:
+        """The delta of these tokens. With `end` the output ends here, unless a token ended it before."""
         ids = [new.token_id for new in new_tokens]
         before = self._parts.num_tokens
         text, reasoning, reason = self._speak(ids, new_tokens[-1].finish_reason if new_tokens else None, end)
@@ -82,7 +73,7 @@ class Assembler:
         return Delta(
             text=text,
             token_ids=tuple(ids),
-            usage=usage or self.usage,
+            usage=self.usage,
             logprobs=logprobs,
             finish_reason=reason,
             index=self._sequence.index,

@@ -135,8 +135,7 @@ class Outputs:
             self._producer.end(sequence, FinishReason.STOP, len(output.token_ids))
         if delta.finish_reason is not None:
             self._coming.discard(index)
-        score = new[-1].score if new else None
-        return replace(delta, usage=self.usage, score=score) if self._several else delta
+        return replace(delta, usage=self.usage) if self._several else delta
 
     def _choose(self) -> deque[Delta]:
         """The deltas of the best outputs, one each, likeliest first."""

@@ -47,7 +47,6 @@ class Sequence:
         before.
     constraint: what limits its next token, if anything can.
     draft: tokens that are guessed to follow, computed and verified in the coming step.
-    sum_logprobs: of its output's tokens, where outputs are ranked by it.
     """
 
     number: int
@@ -73,7 +72,6 @@ class Sequence:
     finish_reason: FinishReason | None = None
     constraint: Constraint | None = None
     draft: list[int] = field(default_factory=list)
-    sum_logprobs: float = 0.0
 
     @property
     def key(self) -> tuple[int, int]:
