@@ -57,7 +57,7 @@ def build_batch(plan: StepPlan, masking: Masking | None = None) -> tuple[Batch, 
         token_ids[end - count : end] = sequence.token_ids[start : start + count]
         block_tables[i, : len(sequence.table.blocks)] = sequence.table.blocks
         if start + count == len(sequence.token_ids):
-            takers = sequence.request.takers if sequence.request.shared else [sequence]
+            takers = sequence.request.takers(sequence)
             draws.append(Draw(sequence, takers, len(rows)))
             rows += [_Row(taker, [], end - 1) for taker in takers]
             if draft:

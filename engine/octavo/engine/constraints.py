@@ -82,12 +82,15 @@ class ConstraintCompiler:
 
 
 class Constraint:
-    """What limits the next token of one output. A form is that of the answer: it begins after thinking."""
+    """What limits the next token of one output. A form is that of the answer: it begins after thinking.
+
+    allowed: the mask of `allowed_token_ids`.
+    """
 
     def __init__(self, constraints: Constraints, params: SamplingParams, thinking: Thinking | None) -> None:
         self._budget = params.thinking_budget
         self._jumps = params.logprobs is None
-        self._allowed = constraints.allowed
+        self.allowed = constraints.allowed
         self._thinking = thinking
         self._matcher = constraints.grammar.matcher() if constraints.grammar is not None else None
         self._tags = constraints.tags
@@ -110,10 +113,6 @@ class Constraint:
         return None if thinking.thinking else self._tags.open_id
 
     @property
-    def allowed(self) -> np.ndarray | None:
-        return self._allowed
-
-    @property
     def matcher(self) -> Matcher | None:
         """Of the form, where it has begun."""
         return None if self._thinking is not None and self._thinking.thinking else self._matcher
@@ -121,7 +120,7 @@ class Constraint:
     @property
     def may_guess(self) -> bool:
         """Whether any token may come next, so that guesses are worth computing."""
-        return self._matcher is None and self._allowed is None and self.closes is None
+        return self._matcher is None and self.allowed is None and self.closes is None
 
     def accept(self, token_id: int) -> None:
         """A token was chosen."""

@@ -51,7 +51,6 @@ class Outputs:
         ]
         self._pending: dict[int, list[NewToken]] = {}
         self._coming = {i for i, output in enumerate(self._outputs) if output.finish_reason is None}
-        self._kept: list[list[Delta]] = [[] for _ in self._outputs]
         self._best: deque[Delta] | None = None
         self._over = deque(self._ended_unnoticed(resume)) if self._several and resume is not None else deque()
         self._cancelled = False
@@ -107,8 +106,6 @@ class Outputs:
             delta = self._read(index, self._pending.pop(index))
             if delta is not None and not self._ranked:
                 return self._with_prompt(delta)
-            if delta is not None:
-                self._kept[index].append(delta)
         if self._ranked and self._best is None and self.finished:
             self._best = self._choose()
         return self._with_prompt(self._best.popleft()) if self._best else None
@@ -140,20 +137,19 @@ class Outputs:
     def _choose(self) -> deque[Delta]:
         """The deltas of the best outputs, one each, likeliest first."""
         params = self._request.params
-        scores = [_mean_logprob(output) for output in self._outputs]
-        best = sorted(range(len(scores)), key=lambda index: -scores[index])[: params.n]
+        best = sorted(self._outputs, key=_mean_logprob, reverse=True)[: params.n]
         return deque(
             Delta(
-                text="".join(delta.text for delta in self._kept[index]),
-                token_ids=tuple(self._outputs[index].token_ids),
+                text=output.text,
+                token_ids=tuple(output.token_ids),
                 usage=self.usage,
-                logprobs=tuple(self._outputs[index].logprobs) if params.logprobs is not None else (),
-                finish_reason=self._outputs[index].finish_reason,
+                logprobs=tuple(output.logprobs) if params.logprobs is not None else (),
+                finish_reason=output.finish_reason,
                 index=rank,
-                reasoning="".join(delta.reasoning for delta in self._kept[index]),
-                score=scores[index],
+                reasoning=output.reasoning,
+                score=_mean_logprob(output),
             )
-            for rank, index in enumerate(best)
+            for rank, output in enumerate(best)
         )
 
     def _with_prompt(self, delta: Delta) -> Delta:

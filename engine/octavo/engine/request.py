@@ -37,10 +37,9 @@ class Request:
     def first(self) -> Sequence:
         return self.sequences[0]
 
-    @property
-    def takers(self) -> list[Sequence]:
-        """Those that draw their first token from the first one's logits."""
-        return self.sequences if self.shared and self.beams is None else self.sequences[:1]
+    def takers(self, sequence: Sequence) -> list[Sequence]:
+        """Those that draw a token from a sequence's logits: itself, or at first all from the first one's."""
+        return self.sequences if self.shared and self.beams is None else [sequence]
 
     @property
     def lacks_prompt_logprobs(self) -> bool:

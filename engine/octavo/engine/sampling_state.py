@@ -61,7 +61,7 @@ class SamplingState:
         self.row = np.array([values], dtype=ROW)
         self.seen = SeenTokens(num_prompt_tokens) if params.has_penalties else None
         self._min_tokens = params.min_tokens
-        self._stop_tokens = np.fromiter(stop_tokens, np.int32)
+        self._stop_tokens = list(stop_tokens)
         self._bias_tokens = np.fromiter(params.logit_bias.keys(), np.int32)
         self._bias_values = np.fromiter(params.logit_bias.values(), np.float32)
         self._bad_words = bad_words
@@ -77,7 +77,7 @@ class SamplingState:
         which `num_output_tokens` are output, before the next one."""
         forbidden: list[int] = []
         if num_output_tokens + len(ahead) < self._min_tokens:
-            forbidden += self._stop_tokens.tolist()
+            forbidden += self._stop_tokens
         if self._bad_words is not None:
             forbidden += self._bad_words.forbidden(token_ids, ahead)
         tokens = np.concatenate([self._bias_tokens, np.array(forbidden, np.int32)])
@@ -118,6 +118,8 @@ class SeenTokens:
     def entries_after(self, token_ids: array[int], ahead: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
         """The entries where `ahead` follows `token_ids` in the output."""
         tokens, counts = self.entries(token_ids)
+        if not ahead:
+            return tokens, counts
         new = list(dict.fromkeys(token for token in ahead if token not in self._index))
         at = {token: len(self._index) + i for i, token in enumerate(new)}
         tokens = np.concatenate([tokens, np.array(new, np.int32)])
