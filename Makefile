@@ -17,7 +17,7 @@ help: ## Show what there is to make.
 
 install: $(VENV)/.installed ## Make .venv with Octavo, its engine, the development tools and the demo model.
 
-$(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py $(wildcard proto/octavo/v1/*.proto)
+$(VENV)/.installed: pyproject.toml constraints.txt hatch_build.py $(wildcard proto/octavo/v1/*.proto kernels/octavo/kernels/cpu/build.py kernels/octavo/kernels/cpu/src/*)
 	@test -x $(BIN)/python || { echo "→ making $(VENV)"; $(PYTHON) -m venv $(VENV); }
 	@$(BIN)/python -m uv --version >/dev/null 2>&1 || { echo "→ installing uv"; $(BIN)/python -m pip install --quiet -c constraints.txt uv; }
 	@echo "→ installing Octavo and its dependencies (torch is large: minutes the first time, seconds from the cache)"
@@ -54,4 +54,4 @@ format: install ## Format, and mend what the linter can mend.
 
 clean: ## Remove the environment, the caches and the generated stubs.
 	@rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache .coverage
-	@rm -f proto/octavo/v1/*_pb2*
+	@rm -f proto/octavo/v1/*_pb2* kernels/octavo/kernels/cpu/liboctavo_cpu.*

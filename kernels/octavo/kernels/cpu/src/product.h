@@ -1,0 +1,164 @@
+// Matrix products over packed weights.
+//
+// Every element of a result is one sum over k, from 0 on, in one accumulator, however many rows are computed
+// together: a row's result does not depend on what runs beside it. A tile of TILE_ROWS × PANEL results stays in
+// registers for the whole of k.
+#pragma once
+
+#include <algorithm>
+
+#include "kernels.h"
+#include "vec.h"
+
+namespace OCTAVO_ISA {
+
+using octavo::Linear;
+using octavo::PANEL;
+using octavo::Product;
+
+template <int R>
+using Tile = f32x16[R][2];
+
+// Rows whose activations stay in the second-level cache while all panels pass by.
+constexpr size_t ROW_BLOCK_BYTES = 384 << 10;
+
+INLINE f32x16 tanh(f32x16 x) {
+    f32x16 e = exp(x + x);
+    return splat(1.f) - splat(2.f) / (e + splat(1.f));
+}
+
+// Abramowitz and Stegun, 7.1.26: within 1.5e-7.
+INLINE f32x16 erf(f32x16 x) {
+    f32x16 magnitude = max(x, -x);
+    f32x16 t = splat(1.f) / fma(magnitude, splat(0.3275911f), splat(1.f));
+    f32x16 p = splat(1.061405429f);
+    p = fma(p, t, splat(-1.453152027f));
+    p = fma(p, t, splat(1.421413741f));
+    p = fma(p, t, splat(-0.284496736f));
+    p = fma(p, t, splat(0.254829592f));
+    f32x16 y = splat(1.f) - p * t * exp(-magnitude * magnitude);
+    return x < f32x16{} ? -y : y;
+}
+
+INLINE f32x16 activate(f32x16 x, octavo::Activation activation) {
+    switch (activation) {
+        case octavo::SILU:
+            return x / (splat(1.f) + exp(-x));
+        case octavo::GELU:
+            return splat(0.5f) * x * (splat(1.f) + erf(x * splat(0.70710678f)));
+        default:
+            return splat(0.5f) * x * (splat(1.f) + tanh(splat(0.79788456f) * fma(x * x * x, splat(0.044715f), x)));
+    }
+}
+
+// Puts one row of a tile where it belongs.
+INLINE void finish(const Product& p, int row, int panel, f32x16 left, f32x16 right) {
+    const size_t column = size_t(panel) * PANEL;
+    if (p.linear->bias) left += load(p.linear->bias + column), right += load(p.linear->bias + column + 16);
+    if (p.finish == octavo::GATE) {
+        const size_t at = row * p.out_stride + column / 2;
+        f32x16 gated = activate(left, p.activation) * right;
+        if (p.linear->form == octavo::BF16)
+            store_bf16(static_cast<uint16_t*>(p.out) + at, gated);
+        else
+            store(static_cast<float*>(p.out) + at, gated);
+        return;
+    }
+    float* out = static_cast<float*>(p.out) + row * p.out_stride + column;
+    if (p.finish == octavo::ADD) left += load(out), right += load(out + 16);
+    store(out, left), store(out + 16, right);
+}
+
+// Float32: a panel is [k][32].
+struct F32Form {
+    static constexpr size_t panel_bytes(int k) { return size_t(k) * PANEL * sizeof(float); }
+
+    template <int R>
+    INLINE void tile(const char* a, size_t stride, const char* panel, int k, const char* ahead, Tile<R>& result) {
+        const float* b = reinterpret_cast<const float*>(panel);
+        for (int v = 0; v < 2; v += TILE_VECTORS) {
+            f32x16 acc[R][TILE_VECTORS] = {};
+            for (int i = 0; i < k; i++) {
+                prefetch(ahead + size_t(i) * 64);
+                f32x16 w[TILE_VECTORS];
+                for (int c = 0; c < TILE_VECTORS; c++) w[c] = load(b + size_t(i) * PANEL + 16 * (v + c));
+#pragma GCC unroll 12
+                for (int r = 0; r < R; r++) {
+                    f32x16 x = splat(reinterpret_cast<const float*>(a + r * stride)[i]);
+                    for (int c = 0; c < TILE_VECTORS; c++) acc[r][c] = fma(w[c], x, acc[r][c]);
+                }
+            }
+            for (int r = 0; r < R; r++)
+                for (int c = 0; c < TILE_VECTORS; c++) result[r][v + c] = acc[r][c];
+        }
+    }
+};
+
+// Bfloat16: a panel is [k / 2][32][2].
+struct BF16Form {
+    static constexpr size_t panel_bytes(int k) { return size_t(k) * PANEL * sizeof(uint16_t); }
+
+    template <int R>
+    INLINE void tile(const char* a, size_t stride, const char* panel, int k, const char* ahead, Tile<R>& result) {
+        const uint32_t* b = reinterpret_cast<const uint32_t*>(panel);
+        for (int v = 0; v < 2; v += TILE_VECTORS) {
+            f32x16 acc[R][TILE_VECTORS] = {};
+            for (int i = 0; i < k / 2; i++) {
+                prefetch(ahead + size_t(i) * 64);
+                u32x16 w[TILE_VECTORS];
+                for (int c = 0; c < TILE_VECTORS; c++) w[c] = load_as<u32x16>(b + size_t(i) * PANEL + 16 * (v + c));
+#pragma GCC unroll 12
+                for (int r = 0; r < R; r++) {
+                    u32x16 x = splat(reinterpret_cast<const uint32_t*>(a + r * stride)[i]);
+                    for (int c = 0; c < TILE_VECTORS; c++) acc[r][c] = dot_pairs(acc[r][c], w[c], x);
+                }
+            }
+            for (int r = 0; r < R; r++)
+                for (int c = 0; c < TILE_VECTORS; c++) result[r][v + c] = acc[r][c];
+        }
+    }
+};
+
+// Not inlined, so that the compiler gives every size of a tile its own registers.
+template <class Form, int R>
+__attribute__((noinline)) void compute(
+    const Product& p, int row, int panel, const char* a, const char* weights, const char* ahead) {
+    Tile<R> result;
+    Form::template tile<R>(a, p.a_stride, weights, p.linear->k, ahead, result);
+    for (int r = 0; r < R; r++) finish(p, row + r, panel, result[r][0], result[r][1]);
+}
+
+template <class Form, int R = TILE_ROWS>
+INLINE void compute_rows(
+    int rows, const Product& p, int row, int panel, const char* a, const char* weights, const char* ahead) {
+    if constexpr (R > 0) {
+        if (rows == R) return compute<Form, R>(p, row, panel, a, weights, ahead);
+        compute_rows<Form, R - 1>(rows, p, row, panel, a, weights, ahead);
+    }
+}
+
+template <class Form>
+void product(const Product& p, int first, int last) {
+    const int k = p.linear->k;
+    const size_t panel_bytes = Form::panel_bytes(k);
+    const char* weights = static_cast<const char*>(p.linear->data);
+    const int block = std::max<int>(ROW_BLOCK_BYTES / p.a_stride / TILE_ROWS, 1) * TILE_ROWS;
+    for (int top = 0; top < p.rows; top += block) {
+        const int rows = std::min(block, p.rows - top);
+        // As even as can be: two tiles of 8 rows are faster than one of 12 and one of 4.
+        const int tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+        for (int panel = first; panel < last; panel++) {
+            const char* now = weights + panel * panel_bytes;
+            // The next panel is fetched while this one, which is in the cache by then, meets its other rows.
+            const char* next = panel + 1 < last ? now + panel_bytes : now;
+            for (int t = 0; t < tiles; t++) {
+                const int from = rows * t / tiles, to = rows * (t + 1) / tiles;
+                const char* a = static_cast<const char*>(p.a) + (top + from) * p.a_stride;
+                const char* ahead = tiles == 1 ? now + 4096 : next + panel_bytes * std::min(t, 1) / 2;
+                compute_rows<Form>(to - from, p, top + from, panel, a, now, ahead);
+            }
+        }
+    }
+}
+
+}  // namespace OCTAVO_ISA
