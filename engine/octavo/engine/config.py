@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+RunnerName = Literal["auto", "native", "torch"]
 Speculation = Literal["off", "ngram", "draft"]
 
 BLOCK_SIZE = 16
@@ -30,6 +31,11 @@ class EngineConfig:
         "auto",
         "Type of weights and KV cache; auto takes the checkpoint's, bfloat16 for a quantised one, "
         "and float32 where a CPU is not fast in these.",
+    )
+    runner: RunnerName = option(
+        "auto",
+        "What computes: native (our C++ kernels, CPU only), torch (PyTorch, any device), or auto: native on a CPU "
+        "where it can serve the model.",
     )
     threads: int | None = option(
         None, "CPU threads to compute with; as many as the process may use if unset."

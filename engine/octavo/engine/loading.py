@@ -10,25 +10,24 @@ from octavo.engine.errors import ConfigError
 from octavo.engine.info import ModelInfo
 from octavo.engine.memory import count_blocks
 from octavo.engine.models.spec import DynamicScaling
+from octavo.engine.runners.build import build_runner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from octavo.engine.config import EngineConfig
     from octavo.engine.models.files import ModelFiles
-    from octavo.engine.runners import Runner
 
 
 def load_engine(
     files: ModelFiles, config: EngineConfig, on_weight: Callable[[str], None] = lambda name: None
 ) -> Engine:
     """An engine with weights loaded and KV pool allocated. Raises ConfigError or ModelError."""
-    from octavo.engine.runners.torch import TorchRunner  # imports torch, which takes seconds
     from octavo.engine.speculation import build_speculator
 
     _check_sizes(config)
     context = _context_length(files, config)
-    runner: Runner = TorchRunner(files, config, context, on_weight)
+    runner = build_runner(files, config, context, on_weight)
     speculator = build_speculator(config, files, context, on_weight)
     blocks_of_context = -(-context // BLOCK_SIZE)
     num_blocks = count_blocks(

@@ -9,6 +9,7 @@ from octavo.engine.config import Speculation
 from octavo.engine.errors import ConfigError
 from octavo.engine.models.source import open_model
 from octavo.engine.models.spec import DynamicScaling
+from octavo.engine.runners.build import build_runner
 from octavo.engine.speculation.draft_model import DraftModelProposer
 from octavo.engine.speculation.ngram import NgramProposer
 from octavo.engine.speculation.speculator import Speculator
@@ -69,13 +70,11 @@ def _draft_model(
     max_model_len: int,
     on_weight: Callable[[str], None],
 ) -> DraftModelProposer:
-    from octavo.engine.runners.torch import TorchRunner  # imports torch, which takes seconds
-
     files = open_model(model)
     check_vocabularies(files, target_files)
     extensible = isinstance(files.spec.rope.scaling, DynamicScaling)
     length = max_model_len if extensible else min(max_model_len, files.spec.max_position)
-    runner = TorchRunner(files, replace(config, model=model, revision=None), length, on_weight)
+    runner = build_runner(files, replace(config, model=model, revision=None), length, on_weight)
     return DraftModelProposer(
         runner,
         max_model_len=length,

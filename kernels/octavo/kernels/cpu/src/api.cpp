@@ -1,8 +1,9 @@
-// What Python calls, by ctypes: plain pointers and integers. Every function releases nothing and keeps nothing but
-// what its comment says.
+// What Python calls, by ctypes: plain pointers and integers. See library.py.
 #include <vector>
 
+#include "decoder.h"
 #include "kernels.h"
+#include "pack.h"
 #include "pool.h"
 
 #define API extern "C" __attribute__((visibility("default")))
@@ -17,11 +18,26 @@ API Pool* octavo_pool_new(int num_threads, const int* cpus) {
 }
 API void octavo_pool_free(Pool* pool) { delete pool; }
 
+API size_t octavo_linear_bytes(int form, int n, int k) { return linear_bytes(Form(form), n, k); }
+
+API void octavo_pack(
+    Pool* pool, const Linear* into, int first, int run, int jump, const void* source, int type, int rows) {
+    pack(*pool, *into, first, run, jump, source, SourceType(type), rows);
+}
+
 API void octavo_product(Pool* pool, const Product* product) {
-    const int panels = (product->linear->n + PANEL - 1) / PANEL;
+    const int panels = product->linear->panels();
     pool->run([&](Worker& worker) {
         worker.share(panels, 1, [&](int first, int last) {
             kernels().product[product->linear->form](*product, first, last);
         });
     });
 }
+
+// The model's structures are copied, what they point to is not.
+API Decoder* octavo_decoder_new(const Model* model, Pool* pool) { return new Decoder(*model, *pool); }
+API void octavo_decoder_free(Decoder* decoder) { delete decoder; }
+API void octavo_decoder_set_cache(Decoder* decoder, void* data, int64_t num_blocks) {
+    decoder->set_cache(data, num_blocks);
+}
+API void octavo_decoder_run(Decoder* decoder, Step* step) { decoder->run(*step); }

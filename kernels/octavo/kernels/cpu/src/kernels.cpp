@@ -1,6 +1,12 @@
 // Compiled once for each instruction set, with OCTAVO_ISA its name.
+#include <algorithm>
+#include <cstdlib>
+#include <new>
+
+#include "attention.h"
 #include "kernels.h"
 #include "product.h"
+#include "rows.h"
 
 #define TABLE_OF(isa) kernels_##isa
 #define TABLE(isa) TABLE_OF(isa)
@@ -9,10 +15,17 @@
 
 namespace octavo {
 
+using namespace OCTAVO_ISA;
+
 extern const Kernels TABLE(OCTAVO_ISA);
 const Kernels TABLE(OCTAVO_ISA) = {
     NAME(OCTAVO_ISA),
-    {OCTAVO_ISA::product<OCTAVO_ISA::F32Form>, OCTAVO_ISA::product<OCTAVO_ISA::BF16Form>},
+    {product<F32Form>, product<BF16Form>},
+    to_activations,
+    rms_norm,
+    {store_token<Single>, store_token<Pair>},
+    {attend<Single>, attend<Pair>},
+    combine,
 };
 
 }  // namespace octavo

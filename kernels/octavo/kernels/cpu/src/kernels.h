@@ -9,30 +9,39 @@ namespace octavo {
 // Columns of a product that are computed together: weights lie in panels of as many rows of the weight matrix.
 constexpr int PANEL = 32;
 
+// Tokens of a block of keys and values, and of the chunks that attention goes by.
+constexpr int BLOCK = 16, CHUNK = 128;
+
+constexpr int MAX_HEAD_DIM = 256;
+
+// Rows (a query head of a token) that one attention task may have.
+constexpr int MAX_TASK_ROWS = 96;
+
 // How a weight matrix is stored, and with it the form of the activations it is multiplied with.
 enum Form : int32_t {
-    F32 = 0,      // float32 weights and activations
-    BF16 = 1,     // bfloat16 weights and activations
+    F32 = 0,   // float32 weights and activations
+    BF16 = 1,  // bfloat16 weights and activations
     NUM_FORMS
 };
 
 // What becomes of a product's columns.
 enum Finish : int32_t {
-    STORE,      // out = product + bias
-    ADD,        // out += product + bias
-    GATE,       // a panel is 16 columns of gate and the same 16 of up: out = activation(gate) · up, bfloat16 if
-                // the matrix is
+    STORE,  // out = product + bias
+    ADD,    // out += product + bias
+    GATE,   // a panel is 16 columns of gate and the same 16 of up: out = activation(gate) · up
 };
 
 enum Activation : int32_t { SILU, GELU, GELU_TANH };
 
-// A weight matrix [n, k], packed in panels; see `pack.h`. n and k are padded to whole panels and quads.
+// A weight matrix [n, k], packed in panels. n is padded to whole panels.
 struct Linear {
     int32_t form;
     int32_t n;
     int32_t k;
     const void* data;
     const float* bias;  // [n], or null
+
+    int panels() const { return (n + PANEL - 1) / PANEL; }
 };
 
 // out = a · weightᵀ for some rows.
@@ -44,13 +53,57 @@ struct Product {
     void* out;  // [rows, n], or [rows, n / 2] if gated; `out_stride` elements from row to row
     size_t out_stride;
     Finish finish;
-    Activation activation;
+    Activation activation;  // of GATE
+    bool out_is_bf16;       // of GATE; float32 otherwise
+};
+
+// One layer's attention in one step. Tokens are the step's new tokens.
+struct Attention {
+    int num_heads, num_kv_heads, head_dim, rotary_dim;
+    int window;  // how many positions, its own included, a token sees; 0 for all
+    float scale, norm_eps;
+    const float *query_norm, *key_norm;  // [head_dim], or null
+    const float *cosines, *sines;        // [num_tokens, rotary_dim / 2]
+    const int* positions;                // [num_tokens]
+    const int* new_blocks;               // [num_tokens], the block that a token belongs to
+    const float* qkv;                    // [num_tokens, (num_heads + 2 num_kv_heads) head_dim]
+    size_t qkv_stride;
+    void *keys, *values;  // the layer's pools
+    void* queries;        // [num_tokens, num_heads, head_dim], in the pools' type
+    size_t query_stride;
+    void* out;  // [num_tokens, num_heads, head_dim]
+    size_t out_stride;
+    bool out_is_bf16;
+    const int* first_partial;  // [num_tokens], index of a token's first chunk among the partial results
+    float* partials;           // per chunk and head: greatest, sum, 14 unused, [head_dim]
+
+    int first_chunk(int token) const {
+        const int unseen = window ? positions[token] + 1 - window : 0;
+        return unseen > 0 ? unseen / CHUNK : 0;
+    }
+    int last_chunk(int token) const { return positions[token] / CHUNK + 1; }
+};
+
+// Rows that see the same chunks of the same blocks. tokens: ascending.
+struct AttentionTask {
+    const int* tokens;
+    int num_tokens;
+    const int* block_table;  // of the sequence, from its first block on
+    int num_blocks;
+    int first_chunk, last_chunk;
+    bool is_partial;  // some of the tokens have other chunks, computed elsewhere
 };
 
 struct Kernels {
     const char* name;
     // Computes the columns of panels [first, last).
     void (*product[NUM_FORMS])(const Product& product, int first, int last);
+    void (*to_activations)(const float* x, int n, Form form, void* out);
+    void (*rms_norm)(const float* x, const float* weight, float eps, int n, Form form, float* scratch, void* out);
+    // By the type of the pools, float32 or bfloat16.
+    void (*store_token[2])(const Attention& attention, int token);
+    void (*attend[2])(const Attention& attention, const AttentionTask& task, int kv_head);
+    void (*combine)(const Attention& attention, int token);
 };
 
 extern const Kernels kernels_avx512bf16, kernels_avx512, kernels_avx2, kernels_generic;

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "accumulate.h"
 #include "kernels.h"
 #include "vec.h"
 
@@ -18,6 +19,9 @@ using octavo::Product;
 
 template <int R>
 using Tile = f32x16[R][2];
+
+// How far ahead of a single tile of rows, which waits for memory only, weights are fetched.
+constexpr size_t AHEAD_BYTES = 2048;
 
 // Rows whose activations stay in the second-level cache while all panels pass by.
 constexpr size_t ROW_BLOCK_BYTES = 384 << 10;
@@ -58,7 +62,7 @@ INLINE void finish(const Product& p, int row, int panel, f32x16 left, f32x16 rig
     if (p.finish == octavo::GATE) {
         const size_t at = row * p.out_stride + column / 2;
         f32x16 gated = activate(left, p.activation) * right;
-        if (p.linear->form == octavo::BF16)
+        if (p.out_is_bf16)
             store_bf16(static_cast<uint16_t*>(p.out) + at, gated);
         else
             store(static_cast<float*>(p.out) + at, gated);
@@ -69,55 +73,25 @@ INLINE void finish(const Product& p, int row, int panel, f32x16 left, f32x16 rig
     store(out, left), store(out + 16, right);
 }
 
-// Float32: a panel is [k][32].
-struct F32Form {
-    static constexpr size_t panel_bytes(int k) { return size_t(k) * PANEL * sizeof(float); }
+// A panel of float32 is [k][32], one of bfloat16 [k / 2][32][2].
+template <class Kind>
+struct PlainForm {
+    static constexpr size_t panel_bytes(int k) { return size_t(k) * PANEL * sizeof(typename Kind::Element); }
 
     template <int R>
     INLINE void tile(const char* a, size_t stride, const char* panel, int k, const char* ahead, Tile<R>& result) {
-        const float* b = reinterpret_cast<const float*>(panel);
         for (int v = 0; v < 2; v += TILE_VECTORS) {
             f32x16 acc[R][TILE_VECTORS] = {};
-            for (int i = 0; i < k; i++) {
-                prefetch(ahead + size_t(i) * 64);
-                f32x16 w[TILE_VECTORS];
-                for (int c = 0; c < TILE_VECTORS; c++) w[c] = load(b + size_t(i) * PANEL + 16 * (v + c));
-#pragma GCC unroll 12
-                for (int r = 0; r < R; r++) {
-                    f32x16 x = splat(reinterpret_cast<const float*>(a + r * stride)[i]);
-                    for (int c = 0; c < TILE_VECTORS; c++) acc[r][c] = fma(w[c], x, acc[r][c]);
-                }
-            }
+            const char* columns[TILE_VECTORS];
+            for (int c = 0; c < TILE_VECTORS; c++) columns[c] = panel + 64 * (v + c);
+            accumulate<Kind, R, TILE_VECTORS, R == 1 ? 2 : 1>(acc, a, stride, columns, 4 * PANEL, k / Kind::PER_STEP, ahead);
             for (int r = 0; r < R; r++)
                 for (int c = 0; c < TILE_VECTORS; c++) result[r][v + c] = acc[r][c];
         }
     }
 };
-
-// Bfloat16: a panel is [k / 2][32][2].
-struct BF16Form {
-    static constexpr size_t panel_bytes(int k) { return size_t(k) * PANEL * sizeof(uint16_t); }
-
-    template <int R>
-    INLINE void tile(const char* a, size_t stride, const char* panel, int k, const char* ahead, Tile<R>& result) {
-        const uint32_t* b = reinterpret_cast<const uint32_t*>(panel);
-        for (int v = 0; v < 2; v += TILE_VECTORS) {
-            f32x16 acc[R][TILE_VECTORS] = {};
-            for (int i = 0; i < k / 2; i++) {
-                prefetch(ahead + size_t(i) * 64);
-                u32x16 w[TILE_VECTORS];
-                for (int c = 0; c < TILE_VECTORS; c++) w[c] = load_as<u32x16>(b + size_t(i) * PANEL + 16 * (v + c));
-#pragma GCC unroll 12
-                for (int r = 0; r < R; r++) {
-                    u32x16 x = splat(reinterpret_cast<const uint32_t*>(a + r * stride)[i]);
-                    for (int c = 0; c < TILE_VECTORS; c++) acc[r][c] = dot_pairs(acc[r][c], w[c], x);
-                }
-            }
-            for (int r = 0; r < R; r++)
-                for (int c = 0; c < TILE_VECTORS; c++) result[r][v + c] = acc[r][c];
-        }
-    }
-};
+using F32Form = PlainForm<Single>;
+using BF16Form = PlainForm<Pair>;
 
 // Not inlined, so that the compiler gives every size of a tile its own registers.
 template <class Form, int R>
@@ -126,15 +100,6 @@ __attribute__((noinline)) void compute(
     Tile<R> result;
     Form::template tile<R>(a, p.a_stride, weights, p.linear->k, ahead, result);
     for (int r = 0; r < R; r++) finish(p, row + r, panel, result[r][0], result[r][1]);
-}
-
-template <class Form, int R = TILE_ROWS>
-INLINE void compute_rows(
-    int rows, const Product& p, int row, int panel, const char* a, const char* weights, const char* ahead) {
-    if constexpr (R > 0) {
-        if (rows == R) return compute<Form, R>(p, row, panel, a, weights, ahead);
-        compute_rows<Form, R - 1>(rows, p, row, panel, a, weights, ahead);
-    }
 }
 
 template <class Form>
@@ -154,8 +119,10 @@ void product(const Product& p, int first, int last) {
             for (int t = 0; t < tiles; t++) {
                 const int from = rows * t / tiles, to = rows * (t + 1) / tiles;
                 const char* a = static_cast<const char*>(p.a) + (top + from) * p.a_stride;
-                const char* ahead = tiles == 1 ? now + 4096 : next + panel_bytes * std::min(t, 1) / 2;
-                compute_rows<Form>(to - from, p, top + from, panel, a, now, ahead);
+                const char* ahead = tiles == 1 ? now + AHEAD_BYTES : next + panel_bytes * std::min(t, 1) / 2;
+                with_constant<TILE_ROWS>(to - from, [&](auto rows) {
+                    compute<Form, rows.value>(p, top + from, panel, a, now, ahead);
+                });
             }
         }
     }

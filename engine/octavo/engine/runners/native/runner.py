@@ -1,0 +1,221 @@
+"""Weights, KV pool and steps of the native runner."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from octavo.engine.batch import Batch, ScoringBatch, StepOutput
+from octavo.engine.config import BLOCK_SIZE
+from octavo.engine.errors import ConfigError, ModelError
+from octavo.engine.memory import available_cpus, available_memory
+from octavo.engine.models.rope import inverse_frequencies
+from octavo.engine.runners.native.weights import ALIGNMENT, PackedWeights
+from octavo.kernels.cpu.library import ACTIVATIONS, Form, Layer, Model, Step, is_available, library
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from octavo.engine.config import EngineConfig
+    from octavo.engine.models.files import ModelFiles
+    from octavo.engine.models.spec import DecoderSpec
+
+MAX_HEAD_DIM = 256
+MAX_GROUP = 96
+
+
+def refusal(files: ModelFiles, config: EngineConfig) -> str | None:
+    """Why the native runner cannot serve a model so configured; None if it can."""
+    spec = files.spec
+    if not is_available():
+        return "its kernels were not compiled when Octavo was installed: no C++ compiler was found"
+    if config.dtype == "float16":
+        return "it has no float16, which no CPU computes fast in"
+    for name, size, multiple in (
+        ("hidden size", spec.hidden_size, 32),
+        ("intermediate size", spec.intermediate_size, 32),
+        ("heads' common size", spec.num_heads * spec.head_dim, 32),
+        ("head size", spec.head_dim, 16),
+    ):
+        if size % multiple:
+            return f"the model's {name}, {size}, is no multiple of {multiple}"
+    if spec.head_dim > MAX_HEAD_DIM:
+        return f"the model's head size, {spec.head_dim}, is above {MAX_HEAD_DIM}"
+    if spec.num_heads // spec.num_kv_heads > MAX_GROUP:
+        return f"more than {MAX_GROUP} of the model's query heads share a key-value head"
+    return None
+
+
+class NativeRunner:
+    """See `octavo.engine.runners.Runner`. Serves what `refusal` finds nothing against.
+
+    Raises ModelError for weights that do not fit.
+    """
+
+    device = "cpu"
+
+    def __init__(
+        self,
+        files: ModelFiles,
+        config: EngineConfig,
+        max_model_len: int,
+        on_weight: Callable[[str], None] = lambda name: None,
+    ) -> None:
+        self._spec = spec = files.spec
+        self.dtype = _dtype(files, config)
+        form = Form.BF16 if self.dtype == "bfloat16" else Form.F32
+        element_bytes = 2 if form is Form.BF16 else 4
+        self.block_bytes = BLOCK_SIZE * spec.kv_elements_per_token * element_bytes
+        num_threads = config.threads or available_cpus()
+        self._pool = library().octavo_pool_new(num_threads, _places(num_threads))
+        self._weights = PackedWeights(spec, form)
+        self._check_weights_fit(files)
+        self._memory = _zeros(self._weights.num_bytes)
+        self._weights.fill(self._memory, files, self._pool, on_weight)
+        self._model = self._describe(spec, form, max_model_len)
+        self._decoder = library().octavo_decoder_new(ctypes.byref(self._model), self._pool)
+        self._cache = np.empty(0, np.uint8)
+
+    def __del__(self) -> None:
+        for name, free in (("_decoder", "octavo_decoder_free"), ("_pool", "octavo_pool_free")):
+            if hasattr(self, name):
+                getattr(library(), free)(getattr(self, name))
+
+    def free_memory(self) -> int:
+        return available_memory()
+
+    def allocate(self, num_blocks: int) -> None:
+        try:
+            self._cache = _zeros(num_blocks * self.block_bytes)
+        except MemoryError as error:
+            needed = num_blocks * self.block_bytes / 2**30
+            raise ConfigError(f"kv_cache_memory: {needed:.1f} GiB could not be allocated: {error}") from error
+        library().octavo_decoder_set_cache(self._decoder, self._cache.ctypes.data, num_blocks)
+
+    def run(self, batch: Batch) -> StepOutput:
+        import torch
+
+        from octavo.kernels.reference import sample, score
+
+        logits = torch.from_numpy(self.logits(batch))
+        num_rows = len(batch.sampling)
+        scored = None
+        if len(batch.scoring):
+            scoring: ScoringBatch = batch.scoring
+            logprobs, top_ids, top_logprobs = score(logits[num_rows:], scoring.targets, scoring.most)
+            scored = StepOutput(
+                token_ids=scoring.targets, logprobs=logprobs, top_ids=top_ids, top_logprobs=top_logprobs
+            )
+        if not num_rows:
+            return StepOutput(token_ids=np.empty(0, np.int32), scored=scored)
+        token_ids, logprobs, top_ids, top_logprobs, candidate_ids, candidate_logprobs = sample(
+            logits[:num_rows], batch.sampling
+        )
+        return StepOutput(
+            token_ids=token_ids,
+            logprobs=logprobs,
+            top_ids=top_ids,
+            top_logprobs=top_logprobs,
+            candidate_ids=candidate_ids,
+            candidate_logprobs=candidate_logprobs,
+            scored=scored,
+        )
+
+    def logits(self, batch: Batch) -> np.ndarray:
+        """All of a step but the sampling: float32 [num_rows + num_scored, vocab_size], valid until the next
+        step."""
+        rows = np.concatenate([batch.sampling.rows, batch.scoring.rows])
+        step = Step(
+            num_tokens=len(batch.token_ids),
+            num_seqs=len(batch.query_lens),
+            max_blocks=batch.block_tables.shape[1],
+            num_copies=len(batch.copies),
+            num_rows=len(rows),
+            token_ids=batch.token_ids.ctypes.data,
+            positions=batch.positions.ctypes.data,
+            query_lens=batch.query_lens.ctypes.data,
+            context_lens=batch.context_lens.ctypes.data,
+            block_tables=batch.block_tables.ctypes.data,
+            copies=batch.copies.ctypes.data,
+            rows=rows.ctypes.data,
+        )
+        library().octavo_decoder_run(self._decoder, ctypes.byref(step))
+        if not len(rows):
+            return np.empty((0, self._spec.vocab_size), np.float32)
+        values = ctypes.cast(step.logits, ctypes.POINTER(ctypes.c_float))
+        found = np.ctypeslib.as_array(values, (len(rows), step.logits_stride))
+        return found[:, : self._spec.vocab_size]
+
+    def _check_weights_fit(self, files: ModelFiles) -> None:
+        """Raises ModelError where loading would end by the kernel's out-of-memory killer, without a word."""
+        needed, free = self._weights.num_bytes, self.free_memory()
+        if needed > free:
+            raise ModelError(
+                f"{files.name}: its weights take {needed / 2**30:.1f} GiB in {self.dtype}, "
+                f"and {free / 2**30:.1f} GiB are free on {self.device}"
+            )
+
+    def _describe(self, spec: DecoderSpec, form: Form, max_model_len: int) -> Model:
+        weights = self._weights
+        frequencies, rope_scale = inverse_frequencies(spec.rope, max_model_len)
+        self._frequencies = np.ascontiguousarray(frequencies, np.float32)
+        layers = (Layer * spec.num_layers)()
+        for i, layer in enumerate(layers):
+            at = f"layers.{i}."
+            layer.attention_norm, layer.mlp_norm = (
+                weights.address(at + "attention_norm"),
+                weights.address(at + "mlp_norm"),
+            )
+            layer.query_norm, layer.key_norm = weights.address(at + "q_norm"), weights.address(at + "k_norm")
+            layer.qkv, layer.o = weights.linear(at + "qkv"), weights.linear(at + "o")
+            layer.gate_up, layer.down = weights.linear(at + "gate_up"), weights.linear(at + "down")
+            layer.window = spec.sliding_window(i) or 0
+        self._layers = layers
+        return Model(
+            hidden_size=spec.hidden_size,
+            intermediate_size=spec.intermediate_size,
+            num_layers=spec.num_layers,
+            num_heads=spec.num_heads,
+            num_kv_heads=spec.num_kv_heads,
+            head_dim=spec.head_dim,
+            rotary_dim=spec.rope.rotary_dim,
+            vocab_size=spec.vocab_size,
+            activation=ACTIVATIONS[spec.activation],
+            pool_form=form,
+            norm_eps=spec.norm_eps,
+            rope_scale=rope_scale,
+            frequencies=self._frequencies.ctypes.data,
+            final_norm=weights.address("final_norm"),
+            embedding=weights.linear("embedding"),
+            output=weights.linear("embedding" if spec.tied_embeddings else "output"),
+            layers=layers,
+        )
+
+
+def _dtype(files: ModelFiles, config: EngineConfig) -> str:
+    if config.dtype != "auto":
+        return config.dtype
+    # Without instructions for bfloat16 a CPU is faster in float32.
+    fast = library().octavo_isa() == b"avx512bf16"
+    return "bfloat16" if fast and (files.quantized or files.dtype != "float32") else "float32"
+
+
+def _places(num_threads: int) -> ctypes.Array[ctypes.c_int] | None:
+    """A processor for each thread, where all that this process may use are its own; else None, for anywhere.
+
+    A share of a larger machine's time is no share of its processors: every pod would pin itself to the same.
+    """
+    cpus = sorted(os.sched_getaffinity(0))
+    if num_threads != len(cpus):
+        return None
+    return (ctypes.c_int * num_threads)(*cpus)
+
+
+def _zeros(num_bytes: int) -> np.ndarray:
+    """uint8 [num_bytes], at the start of a cache line; pages come when they are first written."""
+    data = np.zeros(num_bytes + ALIGNMENT, np.uint8)
+    start = -data.ctypes.data % ALIGNMENT
+    return data[start : start + num_bytes]

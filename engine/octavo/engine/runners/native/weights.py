@@ -1,0 +1,107 @@
+"""A checkpoint's weights in the form that the native kernels compute with, in one piece of memory."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from octavo.engine.runners.native.layout import Matrix, Part, matrices, vectors
+from octavo.kernels.cpu.library import SOURCE_TYPES, Form, Linear, library
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from octavo.engine.models.files import ModelFiles
+    from octavo.engine.models.spec import DecoderSpec, Weight
+
+ALIGNMENT = 64
+PANEL = 32
+
+
+class PackedWeights:
+    """Every matrix and vector of a decoder, at fixed offsets of one array of bytes.
+
+    num_bytes: of that array.
+    """
+
+    def __init__(self, spec: DecoderSpec, form: Form) -> None:
+        self._form = form
+        self._matrices = matrices(spec)
+        self._places: dict[str, int] = {}
+        size = 0
+        for matrix in self._matrices:
+            self._places[matrix.name] = size
+            size += _aligned(library().octavo_linear_bytes(form, matrix.n, matrix.k))
+            if matrix.has_bias:
+                self._places[matrix.name + ".bias"] = size
+                size += _aligned(4 * _padded(matrix.n))
+        self._vectors = vectors(spec)
+        for name, length in self._vectors.items():
+            self._places[name] = size
+            size += _aligned(4 * length)
+        self.num_bytes = size
+        self._data = np.empty(0, np.uint8)
+
+    def fill(self, data: np.ndarray, files: ModelFiles, pool: int, on_weight: Callable[[str], None]) -> None:
+        """Packs all weights into `data`, uint8 [num_bytes] of zeros."""
+        self._data = data
+        parts = {part.weight: (matrix, part) for matrix in self._matrices for part in matrix.parts}
+        for weight in files.weights():
+            if weight.name in parts:
+                self._pack(*parts[weight.name], weight, pool)
+            elif weight.name.endswith(".bias"):
+                matrix, part = parts[weight.name.removesuffix(".bias")]
+                columns = [part.column(row) for row in range(len(weight.data))]
+                self._floats(matrix.name + ".bias", _padded(matrix.n))[columns] = _as_float32(weight)
+            else:
+                self._floats(weight.name, self._vectors[weight.name])[:] = _as_float32(weight)
+            on_weight(weight.name)
+
+    def use(self, data: np.ndarray) -> None:
+        """Takes `data` that another process, or an earlier one, has filled."""
+        self._data = data
+
+    def linear(self, name: str) -> Linear:
+        """What the decoder is told of a matrix."""
+        matrix = next(m for m in self._matrices if m.name == name)
+        bias = self.address(name + ".bias") if matrix.has_bias else None
+        return Linear(self._form, matrix.n, matrix.k, self.address(name), bias)
+
+    def address(self, name: str) -> int | None:
+        """Of a vector or matrix in memory; None for one that this decoder does not have."""
+        place = self._places.get(name)
+        return None if place is None else self._data.ctypes.data + place
+
+    def _pack(self, matrix: Matrix, part: Part, weight: Weight, pool: int) -> None:
+        source = np.ascontiguousarray(weight.data)
+        into = Linear(self._form, matrix.n, matrix.k, self.address(matrix.name), None)
+        library().octavo_pack(
+            pool,
+            ctypes.byref(into),
+            part.first,
+            part.run,
+            part.jump,
+            source.ctypes.data,
+            SOURCE_TYPES[weight.dtype],
+            len(source),
+        )
+
+    def _floats(self, name: str, length: int) -> np.ndarray:
+        place = self._places[name]
+        return self._data[place : place + 4 * length].view(np.float32)
+
+
+def _as_float32(weight: Weight) -> np.ndarray:
+    if weight.dtype == "bfloat16":
+        return (weight.data.astype(np.uint32) << 16).view(np.float32)
+    return weight.data.astype(np.float32)
+
+
+def _aligned(num_bytes: int) -> int:
+    return -(-num_bytes // ALIGNMENT) * ALIGNMENT
+
+
+def _padded(n: int) -> int:
+    return -(-n // PANEL) * PANEL

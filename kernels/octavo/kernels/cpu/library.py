@@ -1,0 +1,123 @@
+"""The compiled library by ctypes: its structures and functions, as src/decoder.h and src/kernels.h have them."""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+from enum import IntEnum
+from functools import cache
+from pathlib import Path
+
+LIBRARY = Path(__file__).with_name("liboctavo_cpu.so")
+
+
+class Form(IntEnum):
+    """How a weight matrix is stored, and with it what it is multiplied with."""
+
+    F32 = 0
+    BF16 = 1
+
+
+SOURCE_TYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
+"""Types of weights that `octavo_pack` reads, by the names of `octavo.engine.models.spec.StoredType`."""
+
+ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2}
+
+
+class Linear(Structure):
+    _fields_ = (("form", c_int32), ("n", c_int32), ("k", c_int32), ("data", c_void_p), ("bias", c_void_p))
+
+
+class Layer(Structure):
+    _fields_ = (
+        ("attention_norm", c_void_p),
+        ("mlp_norm", c_void_p),
+        ("query_norm", c_void_p),
+        ("key_norm", c_void_p),
+        ("qkv", Linear),
+        ("o", Linear),
+        ("gate_up", Linear),
+        ("down", Linear),
+        ("window", c_int32),
+    )
+
+
+class Model(Structure):
+    _fields_ = (
+        ("hidden_size", c_int32),
+        ("intermediate_size", c_int32),
+        ("num_layers", c_int32),
+        ("num_heads", c_int32),
+        ("num_kv_heads", c_int32),
+        ("head_dim", c_int32),
+        ("rotary_dim", c_int32),
+        ("vocab_size", c_int32),
+        ("activation", c_int32),
+        ("pool_form", c_int32),
+        ("norm_eps", c_float),
+        ("rope_scale", c_float),
+        ("frequencies", c_void_p),
+        ("final_norm", c_void_p),
+        ("embedding", Linear),
+        ("output", Linear),
+        ("layers", POINTER(Layer)),
+    )
+
+
+class Step(Structure):
+    _fields_ = (
+        ("num_tokens", c_int32),
+        ("num_seqs", c_int32),
+        ("max_blocks", c_int32),
+        ("num_copies", c_int32),
+        ("num_rows", c_int32),
+        ("token_ids", c_void_p),
+        ("positions", c_void_p),
+        ("query_lens", c_void_p),
+        ("context_lens", c_void_p),
+        ("block_tables", c_void_p),
+        ("copies", c_void_p),
+        ("rows", c_void_p),
+        ("logits", c_void_p),
+        ("logits_stride", c_int64),
+    )
+
+
+FUNCTIONS = {
+    "octavo_isa": (c_char_p, ()),
+    "octavo_pool_new": (c_void_p, (c_int, c_void_p)),
+    "octavo_pool_free": (None, (c_void_p,)),
+    "octavo_linear_bytes": (c_size_t, (c_int, c_int, c_int)),
+    "octavo_pack": (
+        None,
+        (c_void_p, POINTER(Linear), c_int, c_int, c_int, c_void_p, c_int, c_int),
+    ),
+    "octavo_decoder_new": (c_void_p, (POINTER(Model), c_void_p)),
+    "octavo_decoder_free": (None, (c_void_p,)),
+    "octavo_decoder_set_cache": (None, (c_void_p, c_void_p, c_int64)),
+    "octavo_decoder_run": (None, (c_void_p, POINTER(Step))),
+}
+
+
+@cache
+def library() -> ctypes.CDLL:
+    """The loaded library; its functions release the GIL. OSError where it was not compiled or cannot be loaded."""
+    if not LIBRARY.is_file():
+        raise OSError(
+            "the CPU kernels were not compiled when Octavo was installed: no C++ compiler was found"
+        )
+    loaded = ctypes.CDLL(str(LIBRARY))
+    for name, (result, arguments) in FUNCTIONS.items():
+        function = getattr(loaded, name)
+        function.restype, function.argtypes = result, arguments
+    return loaded
+
+
+@cache
+def is_available() -> bool:
+    """Whether the kernels are compiled and can be loaded here."""
+    try:
+        library()
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,61 @@
+// The loop that everything here spends its time in: a tile of results, summed in registers over one dimension.
+#pragma once
+
+#include "kernels.h"
+#include "vec.h"
+
+namespace OCTAVO_ISA {
+
+// What one step of the loop takes of a row and of a column: a float32, or two bfloat16 in 32 bits.
+struct Single {
+    using Element = float;
+    static constexpr int PER_STEP = 1;
+    INLINE f32x16 step(f32x16 acc, const char* column, const char* row) {
+        return fma(load_as<f32x16>(column), splat(*reinterpret_cast<const float*>(row)), acc);
+    }
+    INLINE void put(Element* to, f32x16 v) { store(to, v); }
+    INLINE Element one(float x) { return x; }
+};
+
+struct Pair {
+    using Element = uint16_t;
+    static constexpr int PER_STEP = 2;
+    INLINE f32x16 step(f32x16 acc, const char* column, const char* row) {
+        return dot_pairs(acc, load_as<u32x16>(column), splat(*reinterpret_cast<const uint32_t*>(row)));
+    }
+    INLINE void put(Element* to, f32x16 v) { store_bf16(to, v); }
+    INLINE Element one(float x) { return to_bf16(splat(x))[0]; }
+};
+
+// acc[r][v] += Σᵢ rows[r][i] · columns[v][i], i in [0, steps), in this order.
+//
+// Row r is at rows + r · row_stride and goes on by 4 bytes a step; vector v of columns is at columns[v] and goes
+// on by `column_step` bytes. ahead: memory that will be needed soon, AHEAD cache lines of it are fetched per step.
+template <class Kind, int R, int V, int AHEAD = 0>
+INLINE void accumulate(
+    f32x16 (&acc)[R][V], const char* rows, size_t row_stride, const char* const (&columns)[V], size_t column_step,
+    int steps, const char* ahead = nullptr) {
+    for (int i = 0; i < steps; i++) {
+        for (int line = 0; line < AHEAD; line++) prefetch(ahead + (size_t(i) * AHEAD + line) * 64);
+#pragma GCC unroll 12
+        for (int r = 0; r < R; r++)
+#pragma GCC unroll 4
+            for (int v = 0; v < V; v++)
+                acc[r][v] = Kind::step(acc[r][v], columns[v] + i * column_step, rows + r * row_stride + i * 4);
+    }
+}
+
+// Calls body with 1 … MOST as a constant that equals n, so that a tile's size is known when it is compiled.
+template <int N>
+struct Constant {
+    static constexpr int value = N;
+};
+template <int MOST, class Body>
+INLINE void with_constant(int n, const Body& body) {
+    if constexpr (MOST > 0) {
+        if (n == MOST) return body(Constant<MOST>());
+        with_constant<MOST - 1>(n, body);
+    }
+}
+
+}  // namespace OCTAVO_ISA

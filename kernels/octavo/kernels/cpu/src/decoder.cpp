@@ -1,0 +1,293 @@
+#include "decoder.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+namespace octavo {
+namespace {
+
+// Sequences with so few new tokens are computed chunk by chunk: each chunk by whoever is free, those that several
+// sequences share only once. Others have rows enough to keep everybody busy.
+constexpr int MOST_TOKENS_BY_CHUNK = 16;
+
+size_t element_bytes(int32_t pool_form) { return pool_form == BF16 ? 2 : 4; }
+
+// Pieces small enough that nobody waits long for the last one, and large enough to be worth fetching.
+int piece(int count, const Worker& worker) { return std::max(1, count / (worker.pool.size() * 6)); }
+
+}  // namespace
+
+size_t activation_bytes(Form form, int k) {
+    const size_t bytes = size_t(k) * (form == BF16 ? 2 : 4);
+    return (bytes + 63) / 64 * 64;
+}
+
+void unpack_row(const Linear& linear, int row, float* out) {
+    const size_t panel = size_t(row / PANEL) * linear.k * PANEL;
+    const int column = row % PANEL;
+    if (linear.form == BF16) {
+        const uint32_t* pairs = static_cast<const uint32_t*>(linear.data) + panel / 2 + column;
+        for (int i = 0; i < linear.k; i += 2, pairs += PANEL) {
+            const uint32_t two[2] = {*pairs << 16, *pairs & 0xffff0000};
+            memcpy(out + i, two, sizeof two);
+        }
+    } else {
+        const float* values = static_cast<const float*>(linear.data) + panel + column;
+        for (int i = 0; i < linear.k; i++, values += PANEL) out[i] = *values;
+    }
+}
+
+size_t Decoder::block_bytes() const {
+    return size_t(model_.num_kv_heads) * BLOCK * model_.head_dim * element_bytes(model_.pool_form);
+}
+
+void Decoder::run(Step& step) {
+    const Model& m = model_;
+    const size_t tokens = step.num_tokens, rows = step.num_rows;
+    const int heads = m.num_heads * m.head_dim, kv_heads = m.num_kv_heads * m.head_dim;
+    const int widest = std::max({m.hidden_size, heads, m.intermediate_size});
+    x_.get(tokens * m.hidden_size);
+    x_rows_.get(rows * m.hidden_size);
+    qkv_.get(tokens * (heads + 2 * kv_heads + PANEL));
+    gated_.get(tokens * m.intermediate_size);
+    mixed_.get(tokens * heads);
+    norms_.get(size_t(pool_.size()) * widest);
+    a_.get(tokens * activation_bytes(F32, widest));
+    queries_.get(tokens * heads * 4);
+    attended_.get(tokens * activation_bytes(F32, heads));
+    attended_rows_.get(rows * activation_bytes(F32, heads));
+    cosines_.get(tokens * m.rotary_dim / 2 + 16), sines_.get(tokens * m.rotary_dim / 2 + 16);
+    plan(step);
+    partials_.get(size_t(num_partials_) * m.num_heads * (m.head_dim + 16));
+    step.logits_stride = m.output.panels() * PANEL;
+    step.logits = logits_.get(rows * step.logits_stride);
+    pool_.run([&](Worker& worker) {
+        if (step.num_copies) copy_blocks(step, worker);
+        begin(step, worker);
+        for (int i = 0; i < m.num_layers; i++) layer(i, step, worker);
+        if (!rows) return;
+        norm(worker, x_rows_.get(0), m.final_norm, rows, Form(m.output.form), a_.get(0));
+        product(worker, m.output, a_.get(0), rows, step.logits, step.logits_stride, STORE);
+    });
+}
+
+// Who attends to what: tasks for `attend`, and which tokens' chunks are to be merged after.
+void Decoder::plan(const Step& step) {
+    tasks_.clear(), task_tokens_.clear(), apart_.clear(), parts_.clear();
+    first_partial_.assign(step.num_tokens, 0);
+    new_blocks_.resize(step.num_tokens);
+    num_partials_ = 0;
+    const int group = model_.num_heads / model_.num_kv_heads;
+    const int most = std::max(1, MAX_TASK_ROWS / group);
+    constexpr int BLOCKS = CHUNK / BLOCK;
+    // Tasks point into it, so it must not move: every token once per chunk that it sees, at most.
+    size_t places = 0;
+    for (int s = 0; s < step.num_seqs; s++)
+        places += step.query_lens[s] > MOST_TOKENS_BY_CHUNK
+                      ? step.query_lens[s]
+                      : size_t(step.query_lens[s]) * (step.context_lens[s] / CHUNK + 1);
+    task_tokens_.reserve(places);
+    auto add_task = [&](int s, int tokens_from, int first_chunk, int last_chunk, bool is_partial) {
+        const int count = int(task_tokens_.size()) - tokens_from;
+        for (int i = 0; i < count; i += most)
+            tasks_.push_back({
+                task_tokens_.data() + tokens_from + i, std::min(most, count - i),
+                step.block_tables + size_t(s) * step.max_blocks, (step.context_lens[s] + BLOCK - 1) / BLOCK,
+                first_chunk, last_chunk, is_partial});
+    };
+    for (int s = 0, token = 0; s < step.num_seqs; token += step.query_lens[s++]) {
+        const int count = step.query_lens[s], context = step.context_lens[s];
+        for (int i = 0; i < count; i++)
+            new_blocks_[token + i] = step.block_tables[size_t(s) * step.max_blocks + step.positions[token + i] / BLOCK];
+        const int num_chunks = (context - 1) / CHUNK + 1;
+        if (count > MOST_TOKENS_BY_CHUNK || num_chunks == 1) {
+            const int from = task_tokens_.size();
+            for (int i = 0; i < count; i++) task_tokens_.push_back(token + i);
+            add_task(s, from, 0, num_chunks, false);
+            continue;
+        }
+        for (int i = 0; i < count; i++) {
+            first_partial_[token + i] = num_partials_;
+            num_partials_ += step.positions[token + i] / CHUNK + 1;
+            apart_.push_back(token + i);
+        }
+        for (int chunk = 0; chunk < num_chunks; chunk++)
+            parts_.push_back({chunk, step.block_tables[size_t(s) * step.max_blocks + chunk * BLOCKS], s});
+    }
+    // Equal chunks of equal blocks come together, and are read once for all their sequences.
+    std::sort(parts_.begin(), parts_.end(), [](const Part& a, const Part& b) {
+        return a.chunk != b.chunk               ? a.chunk < b.chunk
+               : a.first_block != b.first_block ? a.first_block < b.first_block
+                                                : a.sequence < b.sequence;
+    });
+    std::vector<int> starts(step.num_seqs + 1, 0);
+    for (int s = 0; s < step.num_seqs; s++) starts[s + 1] = starts[s] + step.query_lens[s];
+    auto blocks = [&](const Part& part) {
+        return step.block_tables + size_t(part.sequence) * step.max_blocks + part.chunk * BLOCKS;
+    };
+    auto full = [&](const Part& part) { return (part.chunk + 1) * CHUNK <= step.context_lens[part.sequence]; };
+    for (size_t i = 0; i < parts_.size();) {
+        const Part& first = parts_[i];
+        const int from = task_tokens_.size();
+        size_t end = i;
+        for (; end < parts_.size(); end++) {
+            const Part& part = parts_[end];
+            if (end > i && !(part.chunk == first.chunk && full(part) && full(first) &&
+                             !memcmp(blocks(part), blocks(first), BLOCKS * sizeof(int))))
+                break;
+            for (int token = starts[part.sequence]; token < starts[part.sequence + 1]; token++)
+                if (step.positions[token] >= part.chunk * CHUNK) task_tokens_.push_back(token);
+        }
+        add_task(first.sequence, from, first.chunk, first.chunk + 1, true);
+        i = end;
+    }
+}
+
+void Decoder::copy_blocks(const Step& step, Worker& worker) {
+    const size_t bytes = block_bytes(), count = step.num_copies;
+    // All sources are read before any target is written: a block freed in this step may be both.
+    if (worker.rank == 0) copied_.get(size_t(2 * model_.num_layers) * count * bytes);
+    worker.barrier();
+    worker.share(2 * model_.num_layers, 1, [&](int first, int last) {
+        for (int pool = first; pool < last; pool++) {
+            char* cache = cache_ + size_t(pool) * num_blocks_ * bytes;
+            char* copied = copied_.get(0) + pool * count * bytes;
+            for (size_t i = 0; i < count; i++) memcpy(copied + i * bytes, cache + step.copies[2 * i] * bytes, bytes);
+            for (size_t i = 0; i < count; i++) memcpy(cache + step.copies[2 * i + 1] * bytes, copied + i * bytes, bytes);
+        }
+    });
+}
+
+// Embeddings and rotations of all tokens.
+void Decoder::begin(const Step& step, Worker& worker) {
+    const int half = model_.rotary_dim / 2;
+    worker.share(step.num_tokens, piece(step.num_tokens, worker), [&](int first, int last) {
+        for (int t = first; t < last; t++) {
+            unpack_row(model_.embedding, step.token_ids[t], x_.get(0) + size_t(t) * model_.hidden_size);
+            for (int i = 0; i < half; i++) {
+                const float angle = step.positions[t] * model_.frequencies[i];
+                cosines_.get(0)[size_t(t) * half + i] = std::cos(angle) * model_.rope_scale;
+                sines_.get(0)[size_t(t) * half + i] = std::sin(angle) * model_.rope_scale;
+            }
+        }
+    });
+    worker.barrier();
+}
+
+void Decoder::layer(int index, const Step& step, Worker& worker) {
+    const Model& m = model_;
+    const Layer& layer = m.layers[index];
+    const int tokens = step.num_tokens, heads = m.num_heads * m.head_dim;
+    const bool last = index == m.num_layers - 1;
+    const Form o_form = Form(layer.o.form), down_form = Form(layer.down.form);
+    float* x = x_.get(0);
+    char* a = a_.get(0);
+    norm(worker, x, layer.attention_norm, tokens, Form(layer.qkv.form), a);
+    const size_t qkv_stride = layer.qkv.panels() * PANEL;
+    product(worker, layer.qkv, a, tokens, qkv_.get(0), qkv_stride, STORE);
+
+    const bool plain = o_form == F32 || o_form == BF16;  // attention writes these activations itself
+    Attention attention{};
+    attention.num_heads = m.num_heads, attention.num_kv_heads = m.num_kv_heads;
+    attention.head_dim = m.head_dim, attention.rotary_dim = m.rotary_dim;
+    attention.window = layer.window;
+    attention.scale = 1 / std::sqrt(float(m.head_dim)), attention.norm_eps = m.norm_eps;
+    attention.query_norm = layer.query_norm, attention.key_norm = layer.key_norm;
+    attention.cosines = cosines_.get(0), attention.sines = sines_.get(0);
+    attention.positions = step.positions, attention.new_blocks = new_blocks_.data();
+    attention.qkv = qkv_.get(0), attention.qkv_stride = qkv_stride;
+    attention.keys = keys(index), attention.values = values(index);
+    attention.queries = queries_.get(0), attention.query_stride = heads;
+    attention.out = plain ? static_cast<void*>(attended_.get(0)) : mixed_.get(0);
+    attention.out_stride = plain ? activation_bytes(o_form, heads) / (o_form == BF16 ? 2 : 4) : heads;
+    attention.out_is_bf16 = o_form == BF16;
+    attention.first_partial = first_partial_.data(), attention.partials = partials_.get(0);
+    this->attention(worker, attention);
+    char* attended = attended_.get(0);
+    if (!plain) activations(worker, mixed_.get(0), tokens, heads, o_form, attended);
+
+    int rows = tokens;
+    if (last) {
+        // Only the rows that are asked for matter from here on, and a prefill chunk may have none.
+        rows = step.num_rows;
+        if (!rows) return;
+        const size_t bytes = activation_bytes(o_form, heads);
+        worker.share(rows, piece(rows, worker), [&](int first, int end) {
+            for (int r = first; r < end; r++) {
+                const size_t token = step.rows[r];
+                memcpy(x_rows_.get(0) + size_t(r) * m.hidden_size, x + token * m.hidden_size, m.hidden_size * 4);
+                memcpy(attended_rows_.get(0) + r * bytes, attended + token * bytes, bytes);
+            }
+        });
+        worker.barrier();
+        x = x_rows_.get(0), attended = attended_rows_.get(0);
+    }
+    product(worker, layer.o, attended, rows, x, m.hidden_size, ADD);
+    norm(worker, x, layer.mlp_norm, rows, Form(layer.gate_up.form), a);
+    if (down_form == F32 || down_form == BF16) {
+        // Their products write the activations of the next one into the place of nothing that is still read.
+        char* gated = reinterpret_cast<char*>(gated_.get(0));
+        const size_t stride = activation_bytes(down_form, m.intermediate_size) / (down_form == BF16 ? 2 : 4);
+        product(worker, layer.gate_up, a, rows, gated, stride, GATE, down_form == BF16);
+        product(worker, layer.down, gated, rows, x, m.hidden_size, ADD);
+    } else {
+        product(worker, layer.gate_up, a, rows, gated_.get(0), m.intermediate_size, GATE);
+        activations(worker, gated_.get(0), rows, m.intermediate_size, down_form, a);
+        product(worker, layer.down, a, rows, x, m.hidden_size, ADD);
+    }
+}
+
+void Decoder::attention(Worker& worker, const Attention& a) {
+    const int tokens = int(first_partial_.size()), kind = model_.pool_form;
+    worker.share(tokens, piece(tokens, worker), [&](int first, int last) {
+        for (int t = first; t < last; t++) kernels_.store_token[kind](a, t);
+    });
+    worker.barrier();
+    const int num_tasks = int(tasks_.size());
+    // All of a head's tasks follow each other, so that they find its keys and values in the cache.
+    worker.share(num_tasks * model_.num_kv_heads, 1, [&](int first, int last) {
+        for (int i = first; i < last; i++) kernels_.attend[kind](a, tasks_[i % num_tasks], i / num_tasks);
+    });
+    worker.barrier();
+    if (apart_.empty()) return;
+    const int apart = int(apart_.size());
+    worker.share(apart, piece(apart, worker), [&](int first, int last) {
+        for (int i = first; i < last; i++) kernels_.combine(a, apart_[i]);
+    });
+    worker.barrier();
+}
+
+void Decoder::product(
+    Worker& worker, const Linear& linear, const char* a, int rows, void* out, size_t out_stride, Finish finish,
+    bool out_is_bf16) {
+    const Product product = {
+        &linear, a,      activation_bytes(Form(linear.form), linear.k), rows, out, out_stride,
+        finish,  Activation(model_.activation), out_is_bf16};
+    const int panels = linear.panels();
+    worker.share(panels, piece(panels, worker), [&](int first, int last) {
+        kernels_.product[linear.form](product, first, last);
+    });
+    worker.barrier();
+}
+
+void Decoder::norm(Worker& worker, const float* x, const float* weight, int rows, Form form, char* out) {
+    const int n = model_.hidden_size;
+    const size_t bytes = activation_bytes(form, n);
+    float* scratch = norms_.get(0) + size_t(worker.rank) * n;
+    worker.share(rows, piece(rows, worker), [&](int first, int last) {
+        for (int r = first; r < last; r++)
+            kernels_.rms_norm(x + size_t(r) * n, weight, model_.norm_eps, n, form, scratch, out + r * bytes);
+    });
+    worker.barrier();
+}
+
+void Decoder::activations(Worker& worker, const float* x, int rows, int n, Form form, char* out) {
+    const size_t bytes = activation_bytes(form, n);
+    worker.share(rows, piece(rows, worker), [&](int first, int last) {
+        for (int r = first; r < last; r++) kernels_.to_activations(x + size_t(r) * n, n, form, out + r * bytes);
+    });
+    worker.barrier();
+}
+
+}  // namespace octavo

@@ -1,0 +1,110 @@
+// A whole decoder step, from token ids to logits, in one call.
+#pragma once
+
+#include <vector>
+
+#include "kernels.h"
+#include "pool.h"
+
+namespace octavo {
+
+// The structures that Python fills in by ctypes: see library.py, which has the same fields.
+
+struct Layer {
+    const float *attention_norm, *mlp_norm, *query_norm, *key_norm;  // the latter two may be null
+    Linear qkv, o, gate_up, down;
+    int32_t window;  // 0 for none
+};
+
+struct Model {
+    int32_t hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, head_dim, rotary_dim, vocab_size;
+    int32_t activation;
+    int32_t pool_form;  // F32 or BF16: the type of keys and values
+    float norm_eps, rope_scale;
+    const float* frequencies;  // [rotary_dim / 2], the angle per position
+    const float* final_norm;
+    Linear embedding, output;  // the same where they are tied
+    const Layer* layers;
+};
+
+// As octavo.engine.batch.Batch; rows: whose logits are wanted.
+struct Step {
+    int32_t num_tokens, num_seqs, max_blocks, num_copies, num_rows;
+    const int32_t *token_ids, *positions, *query_lens, *context_lens, *block_tables, *copies, *rows;
+    // Set by the step, valid until the next one: [num_rows, logits_stride].
+    float* logits;
+    int64_t logits_stride;
+};
+
+// Memory that only grows and is not cleared: a step's intermediate results.
+template <class T>
+class Scratch {
+  public:
+    ~Scratch() { free(data_); }
+    T* get(size_t count) {
+        if (count > size_) {
+            free(data_);
+            size_ = count + count / 4;
+            data_ = static_cast<T*>(aligned_alloc(64, (size_ * sizeof(T) + 63) / 64 * 64));
+        }
+        return data_;
+    }
+
+  private:
+    T* data_ = nullptr;
+    size_t size_ = 0;
+};
+
+class Decoder {
+  public:
+    Decoder(const Model& model, Pool& pool) : model_(model), pool_(pool), kernels_(kernels()) {}
+
+    // Where keys and values are kept: per layer keys, then values, of `num_blocks` blocks each.
+    void set_cache(void* data, int64_t num_blocks) { cache_ = static_cast<char*>(data), num_blocks_ = num_blocks; }
+
+    void run(Step& step);
+
+  private:
+    struct Plan;
+    struct Buffers;
+
+    size_t block_bytes() const;  // of one layer's keys, or values
+    char* keys(int layer) const { return cache_ + size_t(2 * layer) * num_blocks_ * block_bytes(); }
+    char* values(int layer) const { return keys(layer) + num_blocks_ * block_bytes(); }
+
+    void plan(const Step& step);
+    void copy_blocks(const Step& step, Worker& worker);
+    void begin(const Step& step, Worker& worker);
+    void layer(int index, const Step& step, Worker& worker);
+    void product(Worker& worker, const Linear& linear, const char* a, int rows, void* out, size_t out_stride,
+                 Finish finish, bool out_is_bf16 = false);
+    void norm(Worker& worker, const float* x, const float* weight, int rows, Form form, char* out);
+    void activations(Worker& worker, const float* x, int rows, int n, Form form, char* out);
+    void attention(Worker& worker, const Attention& a);
+
+    const Model model_;
+    Pool& pool_;
+    const Kernels& kernels_;
+    char* cache_ = nullptr;
+    int64_t num_blocks_ = 0;
+
+    // Worked out once per step.
+    std::vector<AttentionTask> tasks_;
+    std::vector<int> task_tokens_, first_partial_, apart_, new_blocks_;
+    struct Part {
+        int chunk, first_block, sequence;
+    };
+    std::vector<Part> parts_;
+    int num_partials_ = 0;
+
+    Scratch<float> cosines_, sines_, x_, x_rows_, qkv_, gated_, mixed_, partials_, logits_, norms_;
+    Scratch<char> a_, queries_, attended_, attended_rows_, copied_;
+};
+
+// Bytes of a row of activations for products with weights of this form.
+size_t activation_bytes(Form form, int k);
+
+// One row of a packed matrix as floats: the embedding of a token.
+void unpack_row(const Linear& linear, int row, float* out);
+
+}  // namespace octavo

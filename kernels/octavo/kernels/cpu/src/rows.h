@@ -1,0 +1,32 @@
+// What is done to one row of activations between two products.
+#pragma once
+
+#include <cmath>
+
+#include "kernels.h"
+#include "vec.h"
+
+namespace OCTAVO_ISA {
+
+// A row of floats as the activations of a product with weights of `form`; n is a multiple of 16.
+inline void to_activations(const float* x, int n, octavo::Form form, void* out) {
+    switch (form) {
+        case octavo::BF16:
+            for (int i = 0; i < n; i += 16) store_bf16(static_cast<uint16_t*>(out) + i, load(x + i));
+            break;
+        default:
+            memcpy(out, x, n * sizeof(float));
+    }
+}
+
+// x / √(mean(x²) + eps) · weight (Zhang and Sennrich, 2019), as activations. scratch: [n].
+inline void rms_norm(
+    const float* x, const float* weight, float eps, int n, octavo::Form form, float* scratch, void* out) {
+    f32x16 squares = {};
+    for (int i = 0; i < n; i += 16) squares = fma(load(x + i), load(x + i), squares);
+    const f32x16 factor = splat(1 / std::sqrt(sum(squares) / n + eps));
+    for (int i = 0; i < n; i += 16) store(scratch + i, load(x + i) * factor * load(weight + i));
+    to_activations(scratch, n, form, out);
+}
+
+}  // namespace OCTAVO_ISA
