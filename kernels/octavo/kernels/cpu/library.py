@@ -3,7 +3,19 @@
 from __future__ import annotations
 
 import ctypes
-from ctypes import POINTER, Structure, c_char_p, c_float, c_int, c_int32, c_int64, c_size_t, c_void_p
+from ctypes import (
+    POINTER,
+    Structure,
+    c_bool,
+    c_char_p,
+    c_float,
+    c_int,
+    c_int32,
+    c_int64,
+    c_size_t,
+    c_uint64,
+    c_void_p,
+)
 from enum import IntEnum
 from functools import cache
 from pathlib import Path
@@ -92,6 +104,8 @@ FUNCTIONS = {
         None,
         (c_void_p, POINTER(Linear), c_int, c_int, c_int, c_void_p, c_int, c_int),
     ),
+    "octavo_read_memory": (None, (c_void_p, c_void_p, c_size_t)),
+    "octavo_multiply": (c_uint64, (c_void_p, c_int, c_bool)),
     "octavo_decoder_new": (c_void_p, (POINTER(Model), c_void_p)),
     "octavo_decoder_free": (None, (c_void_p,)),
     "octavo_decoder_set_cache": (None, (c_void_p, c_void_p, c_int64)),

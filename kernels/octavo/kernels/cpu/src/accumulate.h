@@ -30,13 +30,15 @@ struct Pair {
 // acc[r][v] += Σᵢ rows[r][i] · columns[v][i], i in [0, steps), in this order.
 //
 // Row r is at rows + r · row_stride and goes on by 4 bytes a step; vector v of columns is at columns[v] and goes
-// on by `column_step` bytes. ahead: memory that will be needed soon, AHEAD cache lines of it are fetched per step.
+// on by `column_step` bytes. ahead: places in memory that will be needed soon; a cache line of each is fetched per
+// step, `ahead_step` bytes after the last.
 template <class Kind, int R, int V, int AHEAD = 0>
 INLINE void accumulate(
     f32x16 (&acc)[R][V], const char* rows, size_t row_stride, const char* const (&columns)[V], size_t column_step,
-    int steps, const char* ahead = nullptr) {
+    int steps, const char* const* ahead = nullptr, size_t ahead_step = 64) {
     for (int i = 0; i < steps; i++) {
-        for (int line = 0; line < AHEAD; line++) prefetch(ahead + (size_t(i) * AHEAD + line) * 64);
+#pragma GCC unroll 4
+        for (int p = 0; p < AHEAD; p++) prefetch(ahead[p] + i * ahead_step);
 #pragma GCC unroll 12
         for (int r = 0; r < R; r++)
 #pragma GCC unroll 4

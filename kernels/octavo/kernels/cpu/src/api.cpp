@@ -26,12 +26,29 @@ API void octavo_pack(
 }
 
 API void octavo_product(Pool* pool, const Product* product) {
-    const int panels = product->linear->panels();
     pool->run([&](Worker& worker) {
-        worker.share(panels, 1, [&](int first, int last) {
+        worker.share(product->parts(), 1, [&](int first, int last) {
             kernels().product[product->linear->form](*product, first, last);
         });
     });
+}
+
+// Reads all of `data` once, by all threads.
+API void octavo_read_memory(Pool* pool, const char* data, size_t bytes) {
+    pool->run([&](Worker& worker) {
+        const size_t share = bytes / pool->size();
+        kernels().read_memory(data + worker.rank * share, share);
+    });
+}
+
+// The operations that all threads did in `rounds` rounds each.
+API uint64_t octavo_multiply(Pool* pool, int rounds, bool by_bytes) {
+    uint64_t done = 0;
+    pool->run([&](Worker& worker) {
+        const uint64_t here = kernels().multiply(rounds, by_bytes);
+        if (worker.rank == 0) done = here * pool->size();
+    });
+    return done;
 }
 
 // The model's structures are copied, what they point to is not.

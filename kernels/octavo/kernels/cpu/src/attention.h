@@ -73,12 +73,12 @@ INLINE float* partial(const Attention& a, int token, int chunk, int head) {
 // Scores of R rows against two blocks, R · 32, each the sum over the head's elements from the first on.
 template <class Kind, int R>
 __attribute__((noinline)) void score_blocks(
-    const char* rows, size_t row_stride, const char* left, const char* right, int head_dim, float scale,
-    float* scores) {
+    const char* rows, size_t row_stride, const char* left, const char* right, const char* const* next,
+    int head_dim, float scale, float* scores) {
     f32x16 acc[R][2] = {};
     if constexpr (TILE_VECTORS == 2) {
         const char* blocks[2] = {left, right};
-        accumulate<Kind>(acc, rows, row_stride, blocks, 64, head_dim / Kind::PER_STEP);
+        accumulate<Kind, R, 2, 4>(acc, rows, row_stride, blocks, 64, head_dim / Kind::PER_STEP, next);
     } else {
         for (int v = 0; v < 2; v++) {
             f32x16 one[R][1] = {};
@@ -139,9 +139,8 @@ struct Attend {
             const int* table = task.block_table + chunk * (CHUNK / BLOCK);
             const int num_blocks = std::min(CHUNK / BLOCK, task.num_blocks - chunk * (CHUNK / BLOCK));
             for (int b = 0; b < num_blocks; b++) {
-                const size_t at = (size_t(table[b]) * a.num_kv_heads + kv_head) * BLOCK * head_bytes;
-                keys[b] = static_cast<const char*>(a.keys) + at;
-                values[b] = static_cast<const char*>(a.values) + at;
+                keys[b] = static_cast<const char*>(a.cache) + a.keys_at(table[b], kv_head) * sizeof(Element);
+                values[b] = keys[b] + BLOCK * head_bytes;
             }
             for (int row = 0; row < num_rows; row += TILE_ROWS)
                 tile(chunk, row, std::min(TILE_ROWS, num_rows - row), keys, values, num_blocks);
@@ -168,12 +167,16 @@ struct Attend {
         const int first = least / BLOCK, last = std::min((most + BLOCK - 1) / BLOCK, num_blocks);
         if (first >= last) return;
         const char* tile_queries = reinterpret_cast<const char*>(queries + size_t(top) * a.head_dim);
-        for (int b = first / 2 * 2; b < last; b += 2)
+        for (int b = first / 2 * 2; b < last; b += 2) {
+            // The next two blocks, keys and values, are fetched while these are computed.
+            const int third = std::min(b + 2, num_blocks - 1), fourth = std::min(b + 3, num_blocks - 1);
+            const char* next[4] = {keys[third], values[third], keys[fourth], values[fourth]};
             with_constant<TILE_ROWS>(rows, [&](auto n) {
                 score_blocks<Kind, n.value>(
-                    tile_queries, a.head_dim * sizeof(Element), keys[b], keys[std::min(b + 1, num_blocks - 1)],
+                    tile_queries, a.head_dim * sizeof(Element), keys[b], keys[std::min(b + 1, num_blocks - 1)], next,
                     a.head_dim, a.scale, &scores[0][b * BLOCK]);
             });
+        }
         float greatest[TILE_ROWS], sum[TILE_ROWS];
         for (int r = 0; r < rows; r++) weigh(r, from[r], to[r], first, last, greatest[r], sum[r]);
         for (int r = 0; r < rows; r += SUM_ROWS)
@@ -272,15 +275,15 @@ void store_token(const Attention& a, int token) {
         turn(a, token, row, a.query_norm, head);
         for (int d = 0; d < dim; d += 16) Kind::put(query + d, load(head + d));
     }
-    const size_t block = size_t(a.new_blocks[token]) * a.num_kv_heads * BLOCK * dim;
-    Element* keys = static_cast<Element*>(a.keys) + block;
-    for (int h = 0; h < a.num_kv_heads; h++, row += dim, keys += BLOCK * dim) {
+    Element* cache = static_cast<Element*>(a.cache);
+    for (int h = 0; h < a.num_kv_heads; h++, row += dim) {
+        Element* keys = cache + a.keys_at(a.new_blocks[token], h);
         turn(a, token, row, a.key_norm, head);
         for (int d = 0; d < dim; d += 16) Kind::put(narrow + d, load(head + d));
         for (int d = 0; d < dim; d += P) memcpy(keys + d * BLOCK + slot * P, narrow + d, P * sizeof(Element));
     }
-    Element* values = static_cast<Element*>(a.values) + block;
-    for (int h = 0; h < a.num_kv_heads; h++, row += dim, values += BLOCK * dim) {
+    for (int h = 0; h < a.num_kv_heads; h++, row += dim) {
+        Element* values = cache + a.keys_at(a.new_blocks[token], h) + BLOCK * dim;
         for (int d = 0; d < dim; d += 16) Kind::put(narrow + d, load(row + d));
         Element* to = values + slot / P * P * dim + slot % P;
         for (int d = 0; d < dim; d++) to[d * P] = narrow[d];

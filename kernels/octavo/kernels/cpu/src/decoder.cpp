@@ -39,7 +39,7 @@ void unpack_row(const Linear& linear, int row, float* out) {
 }
 
 size_t Decoder::block_bytes() const {
-    return size_t(model_.num_kv_heads) * BLOCK * model_.head_dim * element_bytes(model_.pool_form);
+    return size_t(model_.num_kv_heads) * 2 * BLOCK * model_.head_dim * element_bytes(model_.pool_form);
 }
 
 void Decoder::run(Step& step) {
@@ -74,7 +74,7 @@ void Decoder::run(Step& step) {
 
 // Who attends to what: tasks for `attend`, and which tokens' chunks are to be merged after.
 void Decoder::plan(const Step& step) {
-    tasks_.clear(), task_tokens_.clear(), apart_.clear(), parts_.clear();
+    whole_.clear(), partial_.clear(), task_tokens_.clear(), apart_.clear(), parts_.clear();
     first_partial_.assign(step.num_tokens, 0);
     new_blocks_.resize(step.num_tokens);
     num_partials_ = 0;
@@ -91,7 +91,7 @@ void Decoder::plan(const Step& step) {
     auto add_task = [&](int s, int tokens_from, int first_chunk, int last_chunk, bool is_partial) {
         const int count = int(task_tokens_.size()) - tokens_from;
         for (int i = 0; i < count; i += most)
-            tasks_.push_back({
+            (is_partial ? partial_ : whole_).push_back({
                 task_tokens_.data() + tokens_from + i, std::min(most, count - i),
                 step.block_tables + size_t(s) * step.max_blocks, (step.context_lens[s] + BLOCK - 1) / BLOCK,
                 first_chunk, last_chunk, is_partial});
@@ -147,14 +147,13 @@ void Decoder::plan(const Step& step) {
 void Decoder::copy_blocks(const Step& step, Worker& worker) {
     const size_t bytes = block_bytes(), count = step.num_copies;
     // All sources are read before any target is written: a block freed in this step may be both.
-    if (worker.rank == 0) copied_.get(size_t(2 * model_.num_layers) * count * bytes);
+    if (worker.rank == 0) copied_.get(model_.num_layers * count * bytes);
     worker.barrier();
-    worker.share(2 * model_.num_layers, 1, [&](int first, int last) {
-        for (int pool = first; pool < last; pool++) {
-            char* cache = cache_ + size_t(pool) * num_blocks_ * bytes;
-            char* copied = copied_.get(0) + pool * count * bytes;
-            for (size_t i = 0; i < count; i++) memcpy(copied + i * bytes, cache + step.copies[2 * i] * bytes, bytes);
-            for (size_t i = 0; i < count; i++) memcpy(cache + step.copies[2 * i + 1] * bytes, copied + i * bytes, bytes);
+    worker.share(model_.num_layers, 1, [&](int first, int last) {
+        for (int layer = first; layer < last; layer++) {
+            char *pool = cache(layer), *copied = copied_.get(0) + layer * count * bytes;
+            for (size_t i = 0; i < count; i++) memcpy(copied + i * bytes, pool + step.copies[2 * i] * bytes, bytes);
+            for (size_t i = 0; i < count; i++) memcpy(pool + step.copies[2 * i + 1] * bytes, copied + i * bytes, bytes);
         }
     });
 }
@@ -197,7 +196,7 @@ void Decoder::layer(int index, const Step& step, Worker& worker) {
     attention.cosines = cosines_.get(0), attention.sines = sines_.get(0);
     attention.positions = step.positions, attention.new_blocks = new_blocks_.data();
     attention.qkv = qkv_.get(0), attention.qkv_stride = qkv_stride;
-    attention.keys = keys(index), attention.values = values(index);
+    attention.cache = cache(index);
     attention.queries = queries_.get(0), attention.query_stride = heads;
     attention.out = plain ? static_cast<void*>(attended_.get(0)) : mixed_.get(0);
     attention.out_stride = plain ? activation_bytes(o_form, heads) / (o_form == BF16 ? 2 : 4) : heads;
@@ -244,10 +243,14 @@ void Decoder::attention(Worker& worker, const Attention& a) {
         for (int t = first; t < last; t++) kernels_.store_token[kind](a, t);
     });
     worker.barrier();
-    const int num_tasks = int(tasks_.size());
-    // All of a head's tasks follow each other, so that they find its keys and values in the cache.
-    worker.share(num_tasks * model_.num_kv_heads, 1, [&](int first, int last) {
-        for (int i = first; i < last; i++) kernels_.attend[kind](a, tasks_[i % num_tasks], i / num_tasks);
+    // A head's tasks of whole sequences follow each other, so that they find its keys and values in the cache; a
+    // chunk's heads follow each other, as they do in memory.
+    const int heads = model_.num_kv_heads, whole = int(whole_.size()), partial = int(partial_.size());
+    worker.share(whole * heads, 1, [&](int first, int last) {
+        for (int i = first; i < last; i++) kernels_.attend[kind](a, whole_[i % whole], i / whole);
+    });
+    worker.share(partial * heads, heads, [&](int first, int last) {
+        for (int i = first; i < last; i++) kernels_.attend[kind](a, partial_[i / heads], i % heads);
     });
     worker.barrier();
     if (apart_.empty()) return;
@@ -264,8 +267,7 @@ void Decoder::product(
     const Product product = {
         &linear, a,      activation_bytes(Form(linear.form), linear.k), rows, out, out_stride,
         finish,  Activation(model_.activation), out_is_bf16};
-    const int panels = linear.panels();
-    worker.share(panels, piece(panels, worker), [&](int first, int last) {
+    worker.share(product.parts(), piece(linear.panels(), worker), [&](int first, int last) {
         kernels_.product[linear.form](product, first, last);
     });
     worker.barrier();

@@ -59,18 +59,14 @@ class Decoder {
   public:
     Decoder(const Model& model, Pool& pool) : model_(model), pool_(pool), kernels_(kernels()) {}
 
-    // Where keys and values are kept: per layer keys, then values, of `num_blocks` blocks each.
+    // Where keys and values are kept: a pool of `num_blocks` blocks for each layer.
     void set_cache(void* data, int64_t num_blocks) { cache_ = static_cast<char*>(data), num_blocks_ = num_blocks; }
 
     void run(Step& step);
 
   private:
-    struct Plan;
-    struct Buffers;
-
-    size_t block_bytes() const;  // of one layer's keys, or values
-    char* keys(int layer) const { return cache_ + size_t(2 * layer) * num_blocks_ * block_bytes(); }
-    char* values(int layer) const { return keys(layer) + num_blocks_ * block_bytes(); }
+    size_t block_bytes() const;  // of one layer
+    char* cache(int layer) const { return cache_ + size_t(layer) * num_blocks_ * block_bytes(); }
 
     void plan(const Step& step);
     void copy_blocks(const Step& step, Worker& worker);
@@ -89,7 +85,7 @@ class Decoder {
     int64_t num_blocks_ = 0;
 
     // Worked out once per step.
-    std::vector<AttentionTask> tasks_;
+    std::vector<AttentionTask> whole_, partial_;
     std::vector<int> task_tokens_, first_partial_, apart_, new_blocks_;
     struct Part {
         int chunk, first_block, sequence;

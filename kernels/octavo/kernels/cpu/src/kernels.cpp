@@ -5,6 +5,7 @@
 
 #include "attention.h"
 #include "kernels.h"
+#include "probe.h"
 #include "product.h"
 #include "rows.h"
 
@@ -26,6 +27,8 @@ const Kernels TABLE(OCTAVO_ISA) = {
     {store_token<Single>, store_token<Pair>},
     {attend<Single>, attend<Pair>},
     combine,
+    read_memory,
+    multiply,
 };
 
 }  // namespace octavo

@@ -9,6 +9,10 @@ namespace octavo {
 // Columns of a product that are computed together: weights lie in panels of as many rows of the weight matrix.
 constexpr int PANEL = 32;
 
+// Rows of a product that are computed together: their activations stay in the second-level cache while panels
+// pass by.
+constexpr int ROW_BLOCK = 192;
+
 // Tokens of a block of keys and values, and of the chunks that attention goes by.
 constexpr int BLOCK = 16, CHUNK = 128;
 
@@ -55,6 +59,9 @@ struct Product {
     Finish finish;
     Activation activation;  // of GATE
     bool out_is_bf16;       // of GATE; float32 otherwise
+
+    // Pieces of work: every panel, for every block of rows.
+    int parts() const { return linear->panels() * ((rows + ROW_BLOCK - 1) / ROW_BLOCK); }
 };
 
 // One layer's attention in one step. Tokens are the step's new tokens.
@@ -68,7 +75,7 @@ struct Attention {
     const int* new_blocks;               // [num_tokens], the block that a token belongs to
     const float* qkv;                    // [num_tokens, (num_heads + 2 num_kv_heads) head_dim]
     size_t qkv_stride;
-    void *keys, *values;  // the layer's pools
+    void* cache;          // the layer's pool: of every block, of every key-value head, keys and then values
     void* queries;        // [num_tokens, num_heads, head_dim], in the pools' type
     size_t query_stride;
     void* out;  // [num_tokens, num_heads, head_dim]
@@ -82,6 +89,9 @@ struct Attention {
         return unseen > 0 ? unseen / CHUNK : 0;
     }
     int last_chunk(int token) const { return positions[token] / CHUNK + 1; }
+
+    // Elements from the pool's start to a head's keys in a block; its values follow.
+    size_t keys_at(int block, int kv_head) const { return (size_t(block) * num_kv_heads + kv_head) * 2 * BLOCK * head_dim; }
 };
 
 // Rows that see the same chunks of the same blocks. tokens: ascending.
@@ -96,7 +106,7 @@ struct AttentionTask {
 
 struct Kernels {
     const char* name;
-    // Computes the columns of panels [first, last).
+    // Computes the parts [first, last) of `Product::parts`.
     void (*product[NUM_FORMS])(const Product& product, int first, int last);
     void (*to_activations)(const float* x, int n, Form form, void* out);
     void (*rms_norm)(const float* x, const float* weight, float eps, int n, Form form, float* scratch, void* out);
@@ -104,6 +114,9 @@ struct Kernels {
     void (*store_token[2])(const Attention& attention, int token);
     void (*attend[2])(const Attention& attention, const AttentionTask& task, int kv_head);
     void (*combine)(const Attention& attention, int token);
+    // Measures of the machine; see probe.h.
+    uint64_t (*read_memory)(const char* data, size_t bytes);
+    uint64_t (*multiply)(int rounds, bool by_bytes);
 };
 
 extern const Kernels kernels_avx512bf16, kernels_avx512, kernels_avx2, kernels_generic;

@@ -16,15 +16,13 @@ namespace OCTAVO_ISA {
 using octavo::Linear;
 using octavo::PANEL;
 using octavo::Product;
+using octavo::ROW_BLOCK;
 
 template <int R>
 using Tile = f32x16[R][2];
 
 // How far ahead of a single tile of rows, which waits for memory only, weights are fetched.
 constexpr size_t AHEAD_BYTES = 2048;
-
-// Rows whose activations stay in the second-level cache while all panels pass by.
-constexpr size_t ROW_BLOCK_BYTES = 384 << 10;
 
 INLINE f32x16 tanh(f32x16 x) {
     f32x16 e = exp(x + x);
@@ -84,7 +82,11 @@ struct PlainForm {
             f32x16 acc[R][TILE_VECTORS] = {};
             const char* columns[TILE_VECTORS];
             for (int c = 0; c < TILE_VECTORS; c++) columns[c] = panel + 64 * (v + c);
-            accumulate<Kind, R, TILE_VECTORS, R == 1 ? 2 : 1>(acc, a, stride, columns, 4 * PANEL, k / Kind::PER_STEP, ahead);
+            // A single row uses weights as fast as memory gives them: both lines of every step are fetched.
+            constexpr int AHEAD = R == 1 ? 2 : 1;
+            const char* lines[2] = {ahead, ahead + 64};
+            accumulate<Kind, R, TILE_VECTORS, AHEAD>(
+                acc, a, stride, columns, 4 * PANEL, k / Kind::PER_STEP, lines, 64 * AHEAD);
             for (int r = 0; r < R; r++)
                 for (int c = 0; c < TILE_VECTORS; c++) result[r][v + c] = acc[r][c];
         }
@@ -102,28 +104,27 @@ __attribute__((noinline)) void compute(
     for (int r = 0; r < R; r++) finish(p, row + r, panel, result[r][0], result[r][1]);
 }
 
+// Computes the parts [first, last): of `Product::parts`, all panels of the first block of rows, then of the next.
 template <class Form>
 void product(const Product& p, int first, int last) {
-    const int k = p.linear->k;
-    const size_t panel_bytes = Form::panel_bytes(k);
+    const int panels = p.linear->panels();
+    const size_t panel_bytes = Form::panel_bytes(p.linear->k);
     const char* weights = static_cast<const char*>(p.linear->data);
-    const int block = std::max<int>(ROW_BLOCK_BYTES / p.a_stride / TILE_ROWS, 1) * TILE_ROWS;
-    for (int top = 0; top < p.rows; top += block) {
-        const int rows = std::min(block, p.rows - top);
+    for (int part = first; part < last; part++) {
+        const int top = part / panels * ROW_BLOCK, panel = part % panels;
+        const int rows = std::min(ROW_BLOCK, p.rows - top);
+        const char* now = weights + panel * panel_bytes;
+        // The next panel is fetched while this one, which is in the cache by then, meets its other rows.
+        const char* next = panel + 1 < panels ? now + panel_bytes : weights;
         // As even as can be: two tiles of 8 rows are faster than one of 12 and one of 4.
         const int tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
-        for (int panel = first; panel < last; panel++) {
-            const char* now = weights + panel * panel_bytes;
-            // The next panel is fetched while this one, which is in the cache by then, meets its other rows.
-            const char* next = panel + 1 < last ? now + panel_bytes : now;
-            for (int t = 0; t < tiles; t++) {
-                const int from = rows * t / tiles, to = rows * (t + 1) / tiles;
-                const char* a = static_cast<const char*>(p.a) + (top + from) * p.a_stride;
-                const char* ahead = tiles == 1 ? now + AHEAD_BYTES : next + panel_bytes * std::min(t, 1) / 2;
-                with_constant<TILE_ROWS>(to - from, [&](auto rows) {
-                    compute<Form, rows.value>(p, top + from, panel, a, now, ahead);
-                });
-            }
+        for (int t = 0; t < tiles; t++) {
+            const int from = rows * t / tiles, to = rows * (t + 1) / tiles;
+            const char* a = static_cast<const char*>(p.a) + (top + from) * p.a_stride;
+            const char* ahead = tiles == 1 ? now + AHEAD_BYTES : next + panel_bytes * std::min(t, 1) / 2;
+            with_constant<TILE_ROWS>(to - from, [&](auto n) {
+                compute<Form, n.value>(p, top + from, panel, a, now, ahead);
+            });
         }
     }
 }

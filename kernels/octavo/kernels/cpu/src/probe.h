@@ -1,0 +1,48 @@
+// What a machine can do at most: the measures that kernels are held against.
+#pragma once
+
+#include "kernels.h"
+#include "vec.h"
+
+namespace OCTAVO_ISA {
+
+// Reads memory once.
+inline uint64_t read_memory(const char* data, size_t bytes) {
+    u32x16 sums[4] = {};
+    for (size_t i = 0; i + 256 <= bytes; i += 256)
+        for (int v = 0; v < 4; v++) {
+            prefetch(data + i + v * 64 + 4096);
+            sums[v] ^= load_as<u32x16>(data + i + v * 64);
+        }
+    const u32x16 all = sums[0] ^ sums[1] ^ sums[2] ^ sums[3];
+    uint64_t bits = 0;
+    for (int i = 0; i < 16; i++) bits ^= all[i];
+    return bits;
+}
+
+// Multiplies and adds in registers only, as many as a product's inner loop: the operations done, an addition and a
+// multiplication counted as two. by_bytes: of bytes, into integers; else of bfloat16.
+inline uint64_t multiply(int rounds, bool by_bytes) {
+    constexpr int N = TILE_ROWS * TILE_VECTORS;
+    u32x16 a = splat(uint32_t(rounds)), b = splat(uint32_t(rounds + 1));
+    uint64_t used = 0;
+    if (by_bytes) {
+        i32x16 acc[N] = {};
+        for (int i = 0; i < rounds; i++)
+#pragma GCC unroll 24
+            for (int n = 0; n < N; n++) acc[n] = dot_quads(acc[n], a, b);
+        for (int n = 0; n < N; n++) used |= acc[n][0];
+    } else {
+        f32x16 acc[N] = {};
+        for (int i = 0; i < rounds; i++) {
+#pragma GCC unroll 24
+            for (int n = 0; n < N; n++) acc[n] = dot_pairs(acc[n], a, b);
+            b += 1;  // or the compiler would see that every round is the same
+        }
+        for (int n = 0; n < N; n++) used |= acc[n][0] == 1.f;
+    }
+    asm volatile("" : : "g"(used));
+    return uint64_t(rounds) * N * 16 * (by_bytes ? 8 : 4);
+}
+
+}  // namespace OCTAVO_ISA
