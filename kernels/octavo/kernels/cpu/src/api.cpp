@@ -1,4 +1,5 @@
 // What Python calls, by ctypes: plain pointers and integers. See library.py.
+#include <algorithm>
 #include <vector>
 
 #include "decoder.h"
@@ -46,7 +47,7 @@ API void octavo_to_activations(int form, const float* x, int rows, int k, void* 
 API void octavo_product(Pool* pool, const Product* product) {
     const int panels = product->linear->panels();
     pool->run([&](Worker& worker) {
-        worker.share(panels, 1, [&](int first, int last) {
+        worker.share(panels, std::max(1, panels / (pool->size() * 6)), [&](int first, int last) {
             kernels().product[product->linear->form](*product, first, last);
         });
     });
