@@ -16,7 +16,7 @@ from tempfile import TemporaryDirectory
 SOURCES = Path(__file__).with_name("src")
 LIBRARY = Path(__file__).with_name("liboctavo_cpu.so")
 
-PER_ISA = {"kernels.cpp"}
+PER_ISA = {"kernels.cpp", "kernels_quantized.cpp"}
 """What is compiled once for each instruction set."""
 
 X86_FLAGS = {

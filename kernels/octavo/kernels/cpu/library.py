@@ -28,6 +28,13 @@ class Form(IntEnum):
 
     F32 = 0
     BF16 = 1
+    INT8 = 2
+    GROUP4 = 3
+    GROUP4_CENTRED = 4
+    GROUP5 = 5
+    GROUP5_CENTRED = 6
+    GROUP6_CENTRED16 = 7
+    GROUP8_CENTRED = 8
 
 
 SOURCE_TYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
@@ -38,6 +45,20 @@ ACTIVATIONS = {"silu": 0, "gelu": 1, "gelu_tanh": 2}
 
 class Linear(Structure):
     _fields_ = (("form", c_int32), ("n", c_int32), ("k", c_int32), ("data", c_void_p), ("bias", c_void_p))
+
+
+class Product(Structure):
+    _fields_ = (
+        ("linear", POINTER(Linear)),
+        ("a", c_void_p),
+        ("a_stride", c_size_t),
+        ("rows", c_int),
+        ("out", c_void_p),
+        ("out_stride", c_size_t),
+        ("finish", c_int),
+        ("activation", c_int),
+        ("out_is_bf16", c_bool),
+    )
 
 
 class Layer(Structure):
@@ -106,6 +127,12 @@ FUNCTIONS = {
     ),
     "octavo_read_memory": (None, (c_void_p, c_void_p, c_size_t)),
     "octavo_multiply": (c_uint64, (c_void_p, c_int, c_bool)),
+    "octavo_form_of_ggml": (c_int, (c_int,)),
+    "octavo_ggml_row_bytes": (c_size_t, (c_int, c_int)),
+    "octavo_unpack_row": (None, (POINTER(Linear), c_int, c_void_p)),
+    "octavo_activation_bytes": (c_size_t, (c_int, c_int)),
+    "octavo_to_activations": (None, (c_int, c_void_p, c_int, c_int, c_void_p)),
+    "octavo_product": (None, (c_void_p, POINTER(Product))),
     "octavo_decoder_new": (c_void_p, (POINTER(Model), c_void_p)),
     "octavo_decoder_free": (None, (c_void_p,)),
     "octavo_decoder_set_cache": (None, (c_void_p, c_void_p, c_int64)),

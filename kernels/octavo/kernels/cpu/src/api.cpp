@@ -1,7 +1,9 @@
 // What Python calls, by ctypes: plain pointers and integers. See library.py.
+#include <algorithm>
 #include <vector>
 
 #include "decoder.h"
+#include "gguf_blocks.h"
 #include "kernels.h"
 #include "pack.h"
 #include "pool.h"
@@ -23,6 +25,23 @@ API size_t octavo_linear_bytes(int form, int n, int k) { return linear_bytes(For
 API void octavo_pack(
     Pool* pool, const Linear* into, int first, int run, int jump, const void* source, int type, int rows) {
     pack(*pool, *into, first, run, jump, source, SourceType(type), rows);
+}
+
+// The form that keeps the integers of a type of GGML, or -1; and the bytes of a row of k weights, or 0 if it is a type
+// that we don't take or k no whole number of its blocks.
+API int octavo_form_of_ggml(int type) { return form_of(type); }
+API size_t octavo_ggml_row_bytes(int type, int k) {
+    const GgmlBlock block = block_of(type);
+    return k % block.length ? 0 : size_t(k) / block.length * block.bytes;
+}
+
+API void octavo_unpack_row(const Linear* linear, int row, float* out) { unpack_row(*linear, row, out); }
+
+API size_t octavo_activation_bytes(int form, int k) { return activation_bytes(Form(form), k); }
+API void octavo_to_activations(int form, const float* x, int rows, int k, void* out) {
+    const size_t stride = activation_bytes(Form(form), k);
+    for (int i = 0; i < rows; i++)
+        kernels().to_activations(x + size_t(i) * k, k, Form(form), static_cast<char*>(out) + i * stride);
 }
 
 API void octavo_product(Pool* pool, const Product* product) {

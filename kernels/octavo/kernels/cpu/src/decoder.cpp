@@ -4,6 +4,8 @@
 #include <cmath>
 #include <cstring>
 
+#include "quantized_layout.h"
+
 namespace octavo {
 namespace {
 
@@ -19,11 +21,13 @@ int piece(int count, const Worker& worker) { return std::max(1, count / (worker.
 }  // namespace
 
 size_t activation_bytes(Form form, int k) {
+    if (is_quantized(form)) return quantized_activation_bytes(form, k);
     const size_t bytes = size_t(k) * (form == BF16 ? 2 : 4);
     return (bytes + 63) / 64 * 64;
 }
 
 void unpack_row(const Linear& linear, int row, float* out) {
+    if (is_quantized(linear.form)) return unpack_quantized_row(linear, row, out);
     const size_t panel = size_t(row / PANEL) * linear.k * PANEL;
     const int column = row % PANEL;
     if (linear.form == BF16) {

@@ -6,6 +6,7 @@
 #include "attention.h"
 #include "kernels.h"
 #include "probe.h"
+#include "kernels_quantized.h"
 #include "product.h"
 #include "rows.h"
 
@@ -21,7 +22,8 @@ using namespace OCTAVO_ISA;
 extern const Kernels TABLE(OCTAVO_ISA);
 const Kernels TABLE(OCTAVO_ISA) = {
     NAME(OCTAVO_ISA),
-    {product<F32Form>, product<BF16Form>},
+    {product<F32Form>, product<BF16Form>, product_int8, product_group4, product_group4_centred, product_group5,
+     product_group5_centred, product_group6_centred16, product_group8_centred},
     to_activations,
     rms_norm,
     {store_token<Single>, store_token<Pair>},
@@ -29,6 +31,7 @@ const Kernels TABLE(OCTAVO_ISA) = {
     combine,
     read_memory,
     multiply,
+    pack_quantized,
 };
 
 }  // namespace octavo

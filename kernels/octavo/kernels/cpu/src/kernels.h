@@ -25,8 +25,18 @@ constexpr int MAX_TASK_ROWS = 96;
 enum Form : int32_t {
     F32 = 0,   // float32 weights and activations
     BF16 = 1,  // bfloat16 weights and activations
+    // Quantised: fewer bits for a weight, bytes for activations. See `quantized_layout.h`.
+    INT8 = 2,              // 8 bits, a scale for every row of the weight matrix
+    GROUP4 = 3,            // 4 bits, a scale and a minimum for every 32 weights of a row
+    GROUP4_CENTRED = 4,    // 4 bits, a scale for every 32
+    GROUP5 = 5,            // 5 bits, a scale and a minimum for every 32
+    GROUP5_CENTRED = 6,    // 5 bits, a scale for every 32
+    GROUP6_CENTRED16 = 7,  // 6 bits, a scale for every 16
+    GROUP8_CENTRED = 8,    // 8 bits, a scale for every 32
     NUM_FORMS
 };
+
+static constexpr bool is_quantized(int form) { return form >= INT8; }
 
 // What becomes of a product's columns.
 enum Finish : int32_t {
@@ -104,6 +114,22 @@ struct AttentionTask {
     bool is_partial;  // some of the tokens have other chunks, computed elsewhere
 };
 
+// What rows of a matrix are stored as before they are packed.
+enum SourceType : int32_t {
+    FROM_F32 = 0,
+    FROM_BF16 = 1,
+    FROM_F16 = 2,
+    FROM_GGML = 100,  // plus GGML's number of a type: blocks of quantised weights
+};
+
+// Rows [rows, k] on their way into a packed matrix: row i becomes column first + i / run · jump + i % run.
+struct Packing {
+    Linear into;
+    int first, run, jump;
+    const void* source;
+    SourceType type;
+};
+
 struct Kernels {
     const char* name;
     // Computes the parts [first, last) of `Product::parts`.
@@ -117,6 +143,8 @@ struct Kernels {
     // Measures of the machine; see probe.h.
     uint64_t (*read_memory)(const char* data, size_t bytes);
     uint64_t (*multiply)(int rounds, bool by_bytes);
+    // Packs the source's rows [first, last) into a quantised form.
+    void (*pack_quantized)(const Packing& packing, int first, int last);
 };
 
 extern const Kernels kernels_avx512bf16, kernels_avx512, kernels_avx2, kernels_generic;

@@ -2,6 +2,8 @@
 
 #include <cstring>
 
+#include "quantized_layout.h"
+
 namespace octavo {
 namespace {
 
@@ -59,6 +61,7 @@ void pack_bf16(uint32_t* column, const void* source, SourceType type, size_t row
 }  // namespace
 
 size_t linear_bytes(Form form, int n, int k) {
+    if (is_quantized(form)) return quantized_bytes(form, n, k);
     const size_t elements = size_t((n + PANEL - 1) / PANEL * PANEL) * k;
     return elements * (form == BF16 ? 2 : 4);
 }
@@ -68,6 +71,8 @@ void pack(Pool& pool, const Linear& into, int first, int run, int jump, const vo
     const size_t panel_bytes = linear_bytes(Form(into.form), PANEL, into.k);
     pool.run([&](Worker& worker) {
         worker.share(rows, PANEL, [&](int begin, int end) {
+            if (is_quantized(into.form))
+                return kernels().pack_quantized({into, first, run, jump, source, type}, begin, end);
             for (int row = begin; row < end; row++) {
                 const int column = first + row / run * jump + row % run;
                 char* panel = data + column / PANEL * panel_bytes;

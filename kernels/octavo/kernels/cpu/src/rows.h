@@ -4,6 +4,7 @@
 #include <cmath>
 
 #include "kernels.h"
+#include "quantize.h"
 #include "vec.h"
 
 namespace OCTAVO_ISA {
@@ -14,8 +15,14 @@ inline void to_activations(const float* x, int n, octavo::Form form, void* out) 
         case octavo::BF16:
             for (int i = 0; i < n; i += 16) store_bf16(static_cast<uint16_t*>(out) + i, load(x + i));
             break;
-        default:
+        case octavo::F32:
             memcpy(out, x, n * sizeof(float));
+            break;
+        case octavo::INT8:
+            quantize_int8(x, n, static_cast<char*>(out));
+            break;
+        default:
+            quantize_groups(x, n, static_cast<char*>(out));
     }
 }
 

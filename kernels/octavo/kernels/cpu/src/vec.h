@@ -106,6 +106,45 @@ INLINE float largest(f32x16 v) {
 #endif
 }
 
+INLINE f32x16 min(f32x16 a, f32x16 b) { return -max(-a, -b); }
+INLINE f32x16 absolute(f32x16 v) { return (f32x16)((u32x16)v & 0x7fffffff); }
+INLINE f32x16 to_float(i32x16 v) { return __builtin_convertvector(v, f32x16); }
+
+// To the nearest whole number, the even one of two; of magnitudes below 2²².
+INLINE i32x16 to_nearest(f32x16 v) {
+#if defined(__AVX512F__)
+    return (i32x16)_mm512_cvtps_epi32((__m512)v);
+#elif defined(__AVX2__)
+    __m256 x[2];
+    memcpy(x, &v, 64);
+    const __m256i rounded[2] = {_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1])};
+    return load_as<i32x16>(rounded);
+#else
+    // Adding 1.5·2²³ leaves no bits for a fraction.
+    return (i32x16)(v + splat(12582912.f)) - splat(0x4b400000);
+#endif
+}
+
+// Of numbers within a byte.
+INLINE void store_bytes(void* to, i32x16 v) {
+#if defined(__AVX512F__)
+    _mm_storeu_si128(static_cast<__m128i*>(to), _mm512_cvtepi32_epi8((__m512i)v));
+#else
+    const i8x16 bytes = __builtin_convertvector(v, i8x16);
+    memcpy(to, &bytes, sizeof bytes);
+#endif
+}
+
+INLINE int sum(i32x16 v) {
+#if defined(__AVX512F__)
+    return _mm512_reduce_add_epi32((__m512i)v);
+#else
+    int total = 0;
+    for (int i = 0; i < 16; i++) total += v[i];
+    return total;
+#endif
+}
+
 INLINE u32x16 widen(u16x16 v) {
 #if defined(__AVX512F__)
     return (u32x16)_mm512_cvtepu16_epi32((__m256i)v);
@@ -158,12 +197,33 @@ INLINE f32x16 dot_pairs(f32x16 acc, u32x16 a, u32x16 b) {
 #endif
 }
 
+#if defined(__AVX2__)
+// a₀·b₀ + a₁·b₁ for 16 pairs of signed 16-bit numbers.
+INLINE i32x16 dot_shorts(u32x16 a, u32x16 b) {
+#if defined(__AVX512BW__)
+    return (i32x16)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#else
+    __m256i x[2], y[2];
+    memcpy(x, &a, 64), memcpy(y, &b, 64);
+    x[0] = _mm256_madd_epi16(x[0], y[0]), x[1] = _mm256_madd_epi16(x[1], y[1]);
+    return load_as<i32x16>(x);
+#endif
+}
+#endif
+
 // acc + a₀·b₀ + … + a₃·b₃ for 16 quads of bytes: unsigned a, signed b. Exact.
 INLINE i32x16 dot_quads(i32x16 acc, u32x16 a, u32x16 b) {
 #if defined(__AVX512VNNI__)
     // As assembly: with the intrinsic, GCC 12 copies and spills the accumulators of a large tile.
     asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
     return acc;
+#elif defined(__AVX512BW__) || defined(__AVX2__)
+    // As 16-bit numbers, first and third byte apart from second and fourth: adding pairs of products of bytes in 16
+    // bits, as VPMADDUBSW does, would saturate.
+    const u32x16 a02 = a & 0x00ff00ff, a13 = (a >> 8) & 0x00ff00ff;
+    typedef int16_t i16x32 __attribute__((vector_size(64)));
+    const i16x32 b02 = (i16x32)(b << 8) >> 8, b13 = (i16x32)b >> 8;
+    return acc + dot_shorts(a02, (u32x16)b02) + dot_shorts(a13, (u32x16)b13);
 #else
     for (int i = 0; i < 4; i++)
         acc += (i32x16)((a >> (8 * i)) & 0xff) * ((i32x16)(b << (24 - 8 * i)) >> 24);

@@ -1,0 +1,119 @@
+// The product of weights that have a scale for each group of 32 or 16.
+#pragma once
+
+#include "product.h"
+#include "quantized_layout.h"
+
+namespace OCTAVO_ISA {
+
+// The quads of 16 columns of a block, as bytes.
+template <int BITS>
+INLINE void unpack(const char* from, u32x16 (&quads)[8]) {
+    if constexpr (BITS == 8) {
+        for (int i = 0; i < 8; i++) quads[i] = load_as<u32x16>(from + 64 * i);
+    } else {
+        for (int i = 0; i < 4; i++) {
+            const u32x16 low = load_as<u32x16>(from + 64 * i);
+            quads[i] = low & 0x0f0f0f0f, quads[i + 4] = (low >> 4) & 0x0f0f0f0f;
+        }
+        constexpr int HIGH = BITS - 4;
+        if constexpr (HIGH > 0) {
+            constexpr uint32_t MASK = 0x10101010 * ((1 << HIGH) - 1);
+            for (int i = 0; i < 8; i++) {
+                const u32x16 high = load_as<u32x16>(from + 64 * (4 + i * HIGH / 8));
+                const int shift = i * HIGH % 8;
+                quads[i] |= (shift < 4 ? high << (4 - shift) : high >> (shift - 4)) & MASK;
+            }
+        }
+    }
+}
+
+template <int FORM>
+struct GroupForm {
+    static constexpr octavo::GroupShape SHAPE = octavo::shape_of(FORM);
+    static constexpr size_t BLOCK = octavo::block_bytes(SHAPE);
+    static constexpr size_t panel_bytes(int k) { return octavo::groups_of(k) * BLOCK; }
+
+    // What the integers' sum of a part of a group starts from, to count q from the middle of its range.
+    INLINE i32x16 start(const octavo::ActivationGroup& x, int part) {
+        if constexpr (SHAPE.minimum) return i32x16{};
+        if constexpr (SHAPE.length == 32) return splat(x.correction) << (SHAPE.bits - 4);
+        return (part ? splat(x.correction) - splat(x.first_correction) : splat(x.first_correction))
+               << (SHAPE.bits - 4);
+    }
+
+    // A block of some of the columns, taken apart.
+    template <int VECTORS>
+    struct Block {
+        static constexpr int PARTS = octavo::GROUP / SHAPE.length;
+        u32x16 quads[VECTORS][8];
+        f32x16 scale[VECTORS][PARTS], minimum[VECTORS];
+
+        INLINE f32x16 halves(const char* from) { return load_f16(reinterpret_cast<const uint16_t*>(from)); }
+
+        __attribute__((always_inline)) Block(const char* block, int vector) {
+            for (int c = 0; c < VECTORS; c++) {
+                unpack<SHAPE.bits>(block + (vector + c) * SHAPE.bits * 64, quads[c]);
+                const char* from = block + (vector + c) * 32;
+                for (int part = 0; part < PARTS; part++)
+                    scale[c][part] = halves(from + octavo::scales_at(SHAPE) + part * PANEL * 2);
+                if constexpr (SHAPE.minimum) minimum[c] = halves(from + octavo::minima_at(SHAPE));
+            }
+        }
+    };
+
+    // Adds the block's part of the sums of a few rows, together so that none waits for another's last sum.
+    template <int ROWS, int VECTORS>
+    INLINE void add(const Block<VECTORS>& block, const char* a, size_t stride, f32x16 (*acc)[VECTORS]) {
+        constexpr int PARTS = Block<VECTORS>::PARTS, QUADS = 8 / PARTS;
+        const auto group = [&](int r) -> const octavo::ActivationGroup& {
+            return *reinterpret_cast<const octavo::ActivationGroup*>(a + r * stride);
+        };
+        i32x16 dot[PARTS][ROWS][VECTORS];
+        for (int part = 0; part < PARTS; part++) {
+#pragma GCC unroll 4
+            for (int r = 0; r < ROWS; r++)
+                for (int c = 0; c < VECTORS; c++) dot[part][r][c] = start(group(r), part);
+#pragma GCC unroll 8
+            for (int i = 0; i < QUADS; i++)
+#pragma GCC unroll 4
+                for (int r = 0; r < ROWS; r++) {
+                    const int at = part * QUADS + i;
+                    const u32x16 x = splat(load_as<uint32_t>(group(r).q + 4 * at));
+                    for (int c = 0; c < VECTORS; c++)
+                        dot[part][r][c] = dot_quads(dot[part][r][c], block.quads[c][at], x);
+                }
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < ROWS; r++)
+            for (int c = 0; c < VECTORS; c++) {
+                f32x16 scaled = to_float(dot[0][r][c]) * block.scale[c][0];
+                if constexpr (PARTS == 2) scaled = fma(to_float(dot[1][r][c]), block.scale[c][1], scaled);
+                acc[r][c] = fma(scaled, splat(group(r).scale), acc[r][c]);
+                if constexpr (SHAPE.minimum) acc[r][c] = fma(block.minimum[c], splat(group(r).sum), acc[r][c]);
+            }
+    }
+
+    template <int R>
+    INLINE void tile(const char* a, size_t stride, const char* panel, int k, const char* ahead, Tile<R>& result) {
+        // One or two rows take both vectors of the columns at once, so that the panel is read in order; with more
+        // there are no registers for that.
+        constexpr int VECTORS = R <= 2 ? TILE_VECTORS : 1, ROWS = std::min(R, 4 / VECTORS), REST = R % ROWS;
+        const int groups = octavo::groups_of(k);
+        for (int v = 0; v < 2; v += VECTORS) {
+            f32x16 acc[R][VECTORS] = {};
+            for (int g = 0; g < groups; g++) {
+                for (size_t line = 0; line < BLOCK * VECTORS / 2; line += 64, ahead += 64) prefetch(ahead);
+                const Block<VECTORS> block(panel + g * BLOCK, v);
+                const char* x = a + g * sizeof(octavo::ActivationGroup);
+#pragma GCC unroll 12
+                for (int r = 0; r < R - REST; r += ROWS) add<ROWS>(block, x + r * stride, stride, acc + r);
+                if constexpr (REST) add<REST>(block, x + (R - REST) * stride, stride, acc + R - REST);
+            }
+            for (int r = 0; r < R; r++)
+                for (int c = 0; c < VECTORS; c++) result[r][v + c] = acc[r][c];
+        }
+    }
+};
+
+}  // namespace OCTAVO_ISA

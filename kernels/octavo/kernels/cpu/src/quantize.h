@@ -1,0 +1,51 @@
+// Rounds rows of activations to bytes, for the products of quantised weights. Symmetric: 127 stands for the largest
+// magnitude of the numbers that share a scale.
+#pragma once
+
+#include <algorithm>
+
+#include "quantized_layout.h"
+#include "vec.h"
+
+namespace OCTAVO_ISA {
+
+INLINE f32x16 load_of(const float* x, int at, int k) {
+    return at + 16 <= k ? load(x + at) : load_part(x + at, std::max(k - at, 0));
+}
+
+INLINE void quantize_int8(const float* x, int k, char* out) {
+    octavo::Int8Group* groups = reinterpret_cast<octavo::Int8Group*>(out + octavo::whole(k, 64));
+    const int length = octavo::int8_group(k);
+    for (int g = 0; g < octavo::int8_groups(k); g++) {
+        const int first = g * length, last = std::min(k, first + length);
+        f32x16 most = {};
+        for (int i = first; i < last; i += 16) most = max(absolute(load_of(x, i, k)), most);
+        const float magnitude = largest(most);
+        const f32x16 inverse = splat(magnitude > 0 ? 127 / magnitude : 0);
+        i32x16 total = {};
+        for (int i = first; i < last; i += 16) {
+            const i32x16 q = to_nearest(load_of(x, i, k) * inverse);
+            store_bytes(out + i, q);
+            total += q;
+        }
+        groups[g] = {magnitude / 127, -octavo::INT8_ZERO * sum(total)};
+    }
+}
+
+INLINE void quantize_groups(const float* x, int k, char* out) {
+    octavo::ActivationGroup* group = reinterpret_cast<octavo::ActivationGroup*>(out);
+    for (int i = 0; i < k; i += octavo::GROUP, group++) {
+        const f32x16 left = load_of(x, i, k), right = load_of(x, i + 16, k);
+        const float magnitude = largest(max(absolute(left), absolute(right)));
+        const f32x16 inverse = splat(magnitude > 0 ? 127 / magnitude : 0);
+        const i32x16 first = to_nearest(left * inverse), second = to_nearest(right * inverse);
+        store_bytes(group->q, first), store_bytes(group->q + 16, second);
+        const int first_sum = sum(first), total = first_sum + sum(second);
+        group->scale = magnitude / 127;
+        group->sum = group->scale * total;
+        group->correction = -8 * total;
+        group->first_correction = -8 * first_sum;
+    }
+}
+
+}  // namespace OCTAVO_ISA

@@ -1,0 +1,107 @@
+// How the quantised forms lie in memory: weights in panels of 32 rows of the matrix, unsigned bytes or fewer bits;
+// activations row by row, signed bytes. Four consecutive bytes, a quad, are multiplied and added up by one
+// instruction (VPDPBUSD), exactly.
+//
+// All functions have internal linkage: files compiled for different instruction sets include this.
+#pragma once
+
+#include "kernels.h"
+
+namespace octavo {
+
+static constexpr size_t whole(size_t count, size_t of) { return (count + of - 1) / of * of; }
+
+// --- INT8 ---
+// weight = scale of its row · (q - 128). A panel is q[k / 4][32][4], then float scale[32].
+// activation = scale of its group of INT8_GROUP · q. A row is q[k], then from a multiple of 64 on an Int8Group for
+// each group.
+
+constexpr int INT8_ZERO = 128;
+
+// How many activations share a scale; a multiple of 16, or 0 for the whole row. The smaller, the better outliers are
+// borne, and the more often sums of integers become floats.
+#ifndef OCTAVO_INT8_GROUP
+#define OCTAVO_INT8_GROUP 0
+#endif
+constexpr int INT8_GROUP = OCTAVO_INT8_GROUP;
+
+struct Int8Group {
+    float scale;
+    int32_t correction;  // -INT8_ZERO times the sum of the group's integers
+};
+
+static constexpr int int8_group(int k) { return INT8_GROUP ? INT8_GROUP : k; }
+static constexpr int int8_groups(int k) { return (k + int8_group(k) - 1) / int8_group(k); }
+static constexpr size_t int8_panel_bytes(int k) { return (whole(k, 4) + sizeof(float)) * PANEL; }
+
+// --- GROUP… ---
+// Weights in groups of 32 or 16 consecutive ones: scale · q + minimum or, centred, scale · (q - 2^(bits - 1)). A panel
+// is a block for each 32 of k: `bits` vectors of 64 bytes for the first 16 rows and as many for the others, then
+// float16 scale[32 / length][32] and, if any, float16 minimum[32]. The vectors are
+//   8 bits: q[8 quads][16][4]
+//   fewer: the low four bits of quads 0 to 3 in the low halves of bytes and those of quads 4 to 7 in the high halves,
+//   5 bits: then the fifth bit of quad i as bit i of one vector's bytes,
+//   6 bits: then the highest two bits of quad 4j + i as bits 2i and 2i + 1 of vector j's.
+
+constexpr int GROUP = 32;
+
+struct GroupShape {
+    int bits;
+    int length;
+    bool minimum;
+};
+
+static constexpr GroupShape shape_of(int form) {
+    switch (form) {
+        case GROUP4:
+            return {4, 32, true};
+        case GROUP4_CENTRED:
+            return {4, 32, false};
+        case GROUP5:
+            return {5, 32, true};
+        case GROUP5_CENTRED:
+            return {5, 32, false};
+        case GROUP6_CENTRED16:
+            return {6, 16, false};
+        default:
+            return {8, 32, false};
+    }
+}
+
+static constexpr int groups_of(int k) { return (k + GROUP - 1) / GROUP; }
+static constexpr size_t scales_at(GroupShape shape) { return size_t(shape.bits) * GROUP * PANEL / 8; }
+static constexpr size_t minima_at(GroupShape shape) {
+    return scales_at(shape) + GROUP / shape.length * PANEL * sizeof(uint16_t);
+}
+static constexpr size_t block_bytes(GroupShape shape) {
+    return minima_at(shape) + (shape.minimum ? PANEL * sizeof(uint16_t) : 0);
+}
+
+// A row of activations is one of these for each 32.
+struct ActivationGroup {
+    int8_t q[GROUP];
+    float scale;
+    float sum;                 // of the activations as they are after rounding
+    int32_t correction;        // -8 times the sum of q: half the range of four bits
+    int32_t first_correction;  // the same of the first 16
+};
+static_assert(sizeof(ActivationGroup) == 48, "three quarters of a cache line");
+
+// --- both ---
+
+// Of a packed matrix.
+static constexpr size_t quantized_bytes(int form, int n, int k) {
+    const size_t panels = (size_t(n) + PANEL - 1) / PANEL;
+    return panels * (form == INT8 ? int8_panel_bytes(k) : groups_of(k) * block_bytes(shape_of(form)));
+}
+
+// From one row of activations to the next.
+static constexpr size_t quantized_activation_bytes(int form, int k) {
+    return form == INT8 ? whole(whole(k, 64) + int8_groups(k) * sizeof(Int8Group), 64)
+                        : whole(groups_of(k) * sizeof(ActivationGroup), 64);
+}
+
+// One row of a packed matrix as floats, [k].
+void unpack_quantized_row(const Linear& linear, int row, float* out);
+
+}  // namespace octavo
