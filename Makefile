@@ -4,13 +4,14 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 # Called with an image's name and a target of the Dockerfile; gives the image to the nodes of a cluster.
 BUILD_IMAGE ?= $(CURDIR)/examples/build_image_for_kind.sh
+PEERS ?= ../shared/peers
 DEMO_PROMPT ?= Why is the sky blue? Answer in two sentences.
 
 # The shell may forbid bytecode; without it every start of torch costs seconds.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-cluster test test-cluster lint format coverage clean
+.PHONY: help install demo demo-cluster test test-cluster bench bench-peers lint format coverage clean
 
 help: ## Show what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-13s\033[0m %s\n", $$1, $$2}'
@@ -41,6 +42,12 @@ test-cluster: install ## Run what needs a cluster, on the one of KUBECONFIG, wit
 
 coverage: install ## The tests with line coverage of engine, kernels and service.
 	@$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+
+bench: install ## Measure the engine alone, and how near it is to the machine's limit: about two minutes.
+	@$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)
+
+bench-peers: install ## The same beside every peer that is installed, alternating. PEERS is the folder of their drivers.
+	@$(BIN)/python -m benchmarks.peers --drivers "$(PEERS)" $(BENCH_ARGS)
 
 lint: install ## Formatter, linter, types, and which room may import which.
 	@$(BIN)/ruff format --check .

@@ -105,11 +105,14 @@ class BlockManager:
         Everything before `start` must be in the table already. Returns the copies to do before anything is
         written, at most one; or None, and changes nothing, if there are too few blocks.
         """
+        first = start // self.block_size
+        in_last = end <= len(table.blocks) * self.block_size and first + 1 == len(table.blocks)
+        if in_last and table.num_known <= first and self._references[table.blocks[first]] == 1:
+            return []  # as in most steps of a decode: the last block has room and is the table's own
         shared = self._shared(table, start, end)
         new = self.blocks_for(end) - len(table.blocks)
         if len(shared) + max(new, 0) > self.num_available:
             return None
-        first = start // self.block_size
         copies: list[Copy] = []
         for index in shared:
             source, target = table.blocks[index], self._take()
@@ -128,6 +131,8 @@ class BlockManager:
 
     def commit(self, table: BlockTable, hashes: list[bytes], num_computed: int) -> None:
         """Makes the table's full blocks known by their hashes, now that `num_computed` tokens are in them."""
+        if num_computed < (table.num_known + 1) * self.block_size:
+            return
         for index in range(table.num_known, min(num_computed // self.block_size, len(hashes))):
             block, digest = table.blocks[index], hashes[index]
             if digest not in self._block_of:

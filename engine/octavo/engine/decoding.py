@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from octavo.engine.block_manager import extend_hashes
+from octavo.engine.config import BLOCK_SIZE
 from octavo.engine.output import FinishReason, TokenLogprobs
 from octavo.engine.sequence import Sequence, Status
 
@@ -188,7 +189,7 @@ class Decoding:
             self._scheduler.add(child)
 
     def _extend_hashes(self, sequence: Sequence) -> None:
-        if self._prefix_caching:
+        if self._prefix_caching and len(sequence.token_ids) >= (len(sequence.hashes) + 1) * BLOCK_SIZE:
             extend_hashes(sequence.hashes, sequence.token_ids)
 
 

@@ -36,6 +36,7 @@ class Detokenizer:
         self.stopped = False
         self.num_tokens = 0
         self._stop = stop
+        self._longest_held = max(map(len, stop), default=1) - 1
         self._include_stop = include_stop
         self._held = ""
         self._skips_newlines = False
@@ -82,6 +83,8 @@ class Detokenizer:
         if self._skips_newlines:
             text = text.lstrip("\n")
             self._skips_newlines = not text
+        if not self._stop:
+            return text
         text = self._held + text
         found = [(start, len(stop)) for stop in self._stop if (start := text.find(stop)) >= 0]
         if found:
@@ -95,8 +98,7 @@ class Detokenizer:
 
     def _num_held(self, text: str) -> int:
         """Characters at the end of `text` that may be the beginning of a stop string."""
-        longest = min(len(text), max(map(len, self._stop), default=1) - 1)
-        for length in range(longest, 0, -1):
+        for length in range(min(len(text), self._longest_held), 0, -1):
             end = text[-length:]
             if any(stop.startswith(end) for stop in self._stop):
                 return length

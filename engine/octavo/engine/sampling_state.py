@@ -29,10 +29,28 @@ ROW = np.dtype(
 )
 
 
-class SamplingState:
-    """row: one element of ROW. seen: the sparse entries of the penalties, if there are any."""
+def gather(states: Sequence[SamplingState]) -> np.ndarray:
+    """The rows of several, ROW [len(states)]. As bytes they are joined in a tenth of the time that NumPy
+    takes to concatenate arrays of a structured type."""
+    return np.frombuffer(b"".join([state.row for state in states]), ROW)
 
-    __slots__ = ("_bad_words", "_bias_tokens", "_bias_values", "_min_tokens", "_stop_tokens", "row", "seen")
+
+class SamplingState:
+    """row: the bytes of one element of ROW. seen: the sparse entries of the penalties, if there are any.
+
+    is_biased: whether `biases` may have any.
+    """
+
+    __slots__ = (
+        "_bad_words",
+        "_bias_tokens",
+        "_bias_values",
+        "_min_tokens",
+        "_stop_tokens",
+        "is_biased",
+        "row",
+        "seen",
+    )
 
     def __init__(
         self,
@@ -58,17 +76,14 @@ class SamplingState:
             (0 if ranked else -1) if params.logprobs is None else params.logprobs,
             num_candidates,
         )
-        self.row = np.array([values], dtype=ROW)
+        self.row = np.array([values], dtype=ROW).tobytes()
         self.seen = SeenTokens(num_prompt_tokens) if params.has_penalties else None
         self._min_tokens = params.min_tokens
         self._stop_tokens = list(stop_tokens)
         self._bias_tokens = np.fromiter(params.logit_bias.keys(), np.int32)
         self._bias_values = np.fromiter(params.logit_bias.values(), np.float32)
         self._bad_words = bad_words
-
-    @property
-    def is_biased(self) -> bool:
-        return bool(self._min_tokens or len(self._bias_tokens) or self._bad_words is not None)
+        self.is_biased = bool(params.min_tokens or params.logit_bias or bad_words is not None)
 
     def biases(
         self, token_ids: array[int], ahead: Sequence[int], num_output_tokens: int

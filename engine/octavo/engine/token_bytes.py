@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 
 BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
 """How SentencePiece writes a byte of a character that it does not know."""
@@ -15,6 +16,7 @@ BYTE_OF_CHARACTER = {chr(byte): byte for byte in PRINTABLE} | {
 """How byte-level tokens are written, since GPT-2: printable bytes as themselves, others from U+0100 on."""
 
 
+@lru_cache(1 << 14)  # a text is made of few tokens of a vocabulary, again and again
 def byte_level(token: str) -> bytes:
     """The bytes of a byte-level token."""
     try:

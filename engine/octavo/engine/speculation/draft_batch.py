@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from octavo.engine.batch import Batch, SamplingBatch
-from octavo.engine.sampling_state import ROW
+from octavo.engine.sampling_state import gather
 
 if TYPE_CHECKING:
     from collections.abc import Sequence as Items
@@ -55,16 +55,16 @@ def build_batch(parts: Items[Part], copies: Items[Copy]) -> Batch:
 def _sampling(sequences: Items[Sequence], rows: np.ndarray, draws: np.ndarray) -> SamplingBatch:
     """Draws as the sequences do, but from the draft model's plain distribution: penalties, biases and
     masks are left to the target."""
-    table = np.concatenate([s.sampling.row for s in sequences]) if sequences else np.empty(0, ROW)
+    table = gather([sequence.sampling for sequence in sequences])
     count = len(sequences)
     no_rows, no_values = np.empty(0, np.int32), np.empty(0, np.float32)
     return SamplingBatch(
         rows=rows,
-        temperature=np.ascontiguousarray(table["temperature"]),
-        top_k=np.ascontiguousarray(table["top_k"]),
-        top_p=np.ascontiguousarray(table["top_p"]),
-        min_p=np.ascontiguousarray(table["min_p"]),
-        seeds=np.ascontiguousarray(table["seed"]),
+        temperature=table["temperature"].copy(),
+        top_k=table["top_k"].copy(),
+        top_p=table["top_p"].copy(),
+        min_p=table["min_p"].copy(),
+        seeds=table["seed"].copy(),
         draws=draws,
         repetition=np.ones(count, np.float32),
         frequency=np.zeros(count, np.float32),

