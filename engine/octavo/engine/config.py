@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+Quantization = Literal["auto", "none", "int8", "int4"]
 RunnerName = Literal["auto", "native", "torch"]
 Speculation = Literal["off", "ngram", "draft"]
 
@@ -29,13 +30,18 @@ class EngineConfig:
     device: str = option("auto", "Where to compute: cpu, cuda, cuda:N, or auto (a GPU where there is one).")
     dtype: DType = option(
         "auto",
-        "Type of weights and KV cache; auto takes the checkpoint's, bfloat16 for a quantised one, "
-        "and float32 where a CPU is not fast in these.",
+        "Type of KV cache, and of weights that are not quantised; auto takes the checkpoint's, bfloat16 for a "
+        "quantised one, and float32 where a CPU is not fast in these.",
+    )
+    quantization: Quantization = option(
+        "auto",
+        "Bits of the weights on a CPU: int8, int4 (in groups of 32), none for those of dtype, or auto: as the "
+        "checkpoint has them, unless dtype is set.",
     )
     runner: RunnerName = option(
         "auto",
-        "What computes: native (our C++ kernels, CPU only), torch (PyTorch, any device), or auto: native on a CPU "
-        "where it can serve the model.",
+        "What computes: native (our C++ kernels, CPU only), torch (PyTorch, any device), or auto: native on a "
+        "CPU where it can serve the model.",
     )
     threads: int | None = option(
         None, "CPU threads to compute with; as many as the process may use if unset."

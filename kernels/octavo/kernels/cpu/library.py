@@ -1,4 +1,5 @@
-"""The compiled library by ctypes: its structures and functions, as src/decoder.h and src/kernels.h have them."""
+"""The compiled library by ctypes: its structures and functions, as src/decoder.h and src/kernels.h have
+them."""
 
 from __future__ import annotations
 
@@ -142,7 +143,10 @@ FUNCTIONS = {
 
 @cache
 def library() -> ctypes.CDLL:
-    """The loaded library; its functions release the GIL. OSError where it was not compiled or cannot be loaded."""
+    """The loaded library; its functions release the GIL.
+
+    OSError where it was not compiled or cannot be loaded.
+    """
     if not LIBRARY.is_file():
         raise OSError(
             "the CPU kernels were not compiled when Octavo was installed: no C++ compiler was found"
