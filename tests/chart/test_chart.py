@@ -117,11 +117,11 @@ def test_engine_pods_get_the_engine_s_image(render: Render) -> None:
         "engine.image.repository=host:5000/engine",
         f"engine.image.digest={digest}",
         "engine.cpuImage.repository=host:5000/engine-cpu",
-        "engine.cpuImage.tag=7",
+        "engine.cpuImage.tag=v7",
     ).pods()
     environment = {each["name"]: each.get("value") for each in pod["octavo-operator"]["containers"][0]["env"]}
     assert environment["OCTAVO_ENGINE_IMAGE"] == f"host:5000/engine@{digest}"
-    assert environment["OCTAVO_ENGINE_CPU_IMAGE"] == "host:5000/engine-cpu:7"
+    assert environment["OCTAVO_ENGINE_CPU_IMAGE"] == "host:5000/engine-cpu:v7"
 
 
 def test_monitors_are_made_where_the_cluster_knows_them(render: Render) -> None:

@@ -13,7 +13,7 @@ from tests.cluster.kubectl import Kubectl, status
 
 WAKES = 3
 BOUND = 10.0
-"""Seconds to the first token, on any cluster whose nodes have the image. docs/kubernetes.md has what it takes."""
+"""Seconds to the first token, where the nodes have the image; docs/kubernetes.md has what it takes."""
 AT_ZERO = {"minReplicas": 0, "maxReplicas": 1, "scaleToZeroAfter": "5s"}
 
 
