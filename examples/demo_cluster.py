@@ -39,13 +39,13 @@ ROOT = Path(__file__).parents[1]
 NAMESPACE = "octavo-demo"
 RELEASE = "octavo-demo"
 CRD = "inferencemodels.serving.octavo.dev"
-IMAGES = {"engine": "localhost/octavo-engine", "control": "localhost/octavo-control"}
+IMAGES = {"engine-cpu": "localhost/octavo-engine-cpu", "control": "localhost/octavo-control"}
 TAG = "demo"
 VALUES = {
     "control.image.repository": IMAGES["control"],
     "control.image.tag": TAG,
-    "engine.image.repository": IMAGES["engine"],
-    "engine.image.tag": TAG,
+    "engine.cpuImage.repository": IMAGES["engine-cpu"],
+    "engine.cpuImage.tag": TAG,
     "watchNamespaces": f"{{{NAMESPACE}}}",
     "crd.keep": "false",
 }

@@ -11,7 +11,8 @@ import contextlib
 import random
 from dataclasses import dataclass
 
-from octavo.service.client import Client, ServerError
+from octavo.service.client import Client
+from octavo.service.failures import ServerError
 from octavo.v1 import inference_pb2 as pb
 
 TOPICS = ("the sea", "paper", "a library at night", "bread", "the first snow", "maps", "an old clock", "rain")

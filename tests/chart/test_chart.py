@@ -113,9 +113,15 @@ def test_operator_and_gateway_export_where_they_are_told_to(render: Render) -> N
 
 def test_engine_pods_get_the_engine_s_image(render: Render) -> None:
     digest = "sha256:" + "a" * 64
-    pod = render("engine.image.repository=host:5000/engine", f"engine.image.digest={digest}").pods()
+    pod = render(
+        "engine.image.repository=host:5000/engine",
+        f"engine.image.digest={digest}",
+        "engine.cpuImage.repository=host:5000/engine-cpu",
+        "engine.cpuImage.tag=v7",
+    ).pods()
     environment = {each["name"]: each.get("value") for each in pod["octavo-operator"]["containers"][0]["env"]}
     assert environment["OCTAVO_ENGINE_IMAGE"] == f"host:5000/engine@{digest}"
+    assert environment["OCTAVO_ENGINE_CPU_IMAGE"] == "host:5000/engine-cpu:v7"
 
 
 def test_monitors_are_made_where_the_cluster_knows_them(render: Render) -> None:

@@ -31,7 +31,7 @@ from tests.cluster.traffic import Doors
 ROOT = Path(__file__).parents[2]
 RELEASE = "octavo"
 SYSTEM = "octavo-system"
-IMAGES = {"engine": "localhost/octavo-engine:test", "control": "localhost/octavo-control:test"}
+IMAGES = {"engine-cpu": "localhost/octavo-engine-cpu:test", "control": "localhost/octavo-control:test"}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -101,7 +101,7 @@ def collector(images: None) -> Iterator[str]:
 def installation(collector: str) -> Iterator[Installation]:
     """Octavo by its chart, under exactly the chart's roles; what it leaves behind fails the run."""
     values = {
-        "engine": {"image": {"repository": "localhost/octavo-engine", "tag": "test"}},
+        "engine": {"cpuImage": {"repository": "localhost/octavo-engine-cpu", "tag": "test"}},
         "control": {"image": {"repository": "localhost/octavo-control", "tag": "test"}},
         "gateway": {"service": {"type": "NodePort"}},
         "otel": {

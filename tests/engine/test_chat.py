@@ -122,9 +122,14 @@ def test_a_template_may_refuse_a_chat_with_its_own_words() -> None:
     assert refused.value.violations[0].field == "messages"
 
 
-def test_a_broken_template_is_refused_when_it_is_loaded() -> None:
+def test_a_broken_template_is_refused_when_it_is_compiled() -> None:
     with pytest.raises(ModelError, match="the model's chat template is broken"):
-        ChatTemplate("{% if %}", {})
+        ChatTemplate("{% if %}", {}).compile()
+
+
+def test_a_broken_template_renders_no_chat() -> None:
+    with pytest.raises(InvalidRequest, match="the model's chat template is broken"):
+        ChatTemplate("{% if %}", {}).render([ChatMessage("user", "Hi")])
 
 
 @pytest.mark.parametrize(

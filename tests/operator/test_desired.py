@@ -31,6 +31,21 @@ def engine(**spec: Any) -> dict[str, Any]:
     return container
 
 
+@pytest.mark.parametrize(
+    ("resources", "image"),
+    [
+        ({}, "octavo-engine-cpu:1"),
+        ({"requests": {"cpu": "1", "memory": "1Gi"}, "limits": {"memory": "2Gi"}}, "octavo-engine-cpu:1"),
+        ({"limits": {"nvidia.com/gpu": 1}}, "octavo-engine:1"),
+        ({"requests": {"amd.com/gpu": 1}, "limits": {"amd.com/gpu": 1}}, "octavo-engine:1"),
+    ],
+)
+def test_pods_without_a_device_run_the_image_without_torch(resources: dict[str, Any], image: str) -> None:
+    platform = Platform("octavo-engine:1", engine_cpu_image="octavo-engine-cpu:1")
+    assert platform.image_for(resources) == image
+    assert Platform("octavo-engine:1").image_for(resources) == "octavo-engine:1"
+
+
 def test_a_model_gets_these_objects() -> None:
     assert list(objects()) == [
         "ServiceAccount/small",

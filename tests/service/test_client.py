@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import pytest
 
 from octavo.engine import EngineStopped
-from octavo.service.client import Client, ServerError
+from octavo.service.client import Client
+from octavo.service.failures import ServerError
 from octavo.v1 import inference_pb2 as pb
 from tests.service.conftest import ENDLESS, GREEDY, World, chat
 

@@ -244,7 +244,9 @@ async def test_both_talk_to_a_server(world: World) -> None:
 
 
 def test_help_and_version_need_neither_torch_nor_grpc() -> None:
-    code = "import sys; from octavo.service.cli import app; app(sys.argv[1:], standalone_mode=False)\n"
+    code = (
+        "import sys; from octavo.service.command_line import app; app(sys.argv[1:], standalone_mode=False)\n"
+    )
     check = "assert not {'torch', 'grpc', 'transformers'} & set(sys.modules), 'imported'"
     for arguments in (["--help"], ["serve", "--help"], ["chat", "--help"], ["--version"]):
         done = subprocess.run(

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from pathlib import Path
 
 import pytest
 
 from octavo.engine import ConfigError, EngineConfig
+from octavo.service import cli, plain_arguments, plain_values
+from octavo.service.commands import serve
 from octavo.service.config import ENGINE_SETTINGS, SERVER_SETTINGS, ServerConfig, load_config
 from octavo.service.gateway.config import GATEWAY_SETTINGS
+from octavo.service.settings import Setting, _adapter
 
 
 def test_without_any_source_the_demo_model_is_served_with_defaults() -> None:
@@ -115,6 +119,53 @@ def test_an_empty_file_sets_nothing(tmp_path: Path) -> None:
 def test_a_missing_file_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="No such file"):
         load_config({}, {}, tmp_path / "octavo.yaml")
+
+
+@pytest.mark.parametrize("setting", [*ENGINE_SETTINGS, *SERVER_SETTINGS], ids=lambda setting: setting.name)
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("0", "1", "5", "-1", "007", "1023", "65536", "2147483648", "9" * 40, "1_0", " 1"),
+        *("1.5", "1e3", "nan", "inf", ".5", "5.", "true", "False", "false", "yes", "off", ""),
+        *("auto", "bfloat16", "Bfloat16", "json", "ngram", "debug", "a text"),
+    ],
+)
+def test_what_is_read_without_pydantic_is_what_pydantic_reads(setting: Setting, text: str) -> None:
+    plain = plain_values.read(setting.type, text)
+    if plain is not plain_values.UNSURE:
+        with_pydantic = _adapter(setting.type).validate_python(text)
+        assert (plain, type(plain)) == (with_pydantic, type(with_pydantic))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["smollm2", "--port", "8000", "--http", "--dtype=bfloat16"],
+        ["--port=1", "--port=2", "--no-http", "--http", "--no-prefix-caching", "a/model"],
+        ["--config", "octavo.yaml", "--grace-period=1.5", "--log-format=json"],
+        ["--kv-cache-memory=", "x"],
+        [],
+    ],
+)
+def test_plain_arguments_are_read_as_the_whole_command_line_reads_them(
+    arguments: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[tuple[object, ...]] = []
+    monkeypatch.setattr(serve, "serve_model", lambda *call: calls.append(call))
+    monkeypatch.setattr("sys.argv", ["octavo", "serve", *arguments])
+    for _ in range(2):
+        with contextlib.suppress(SystemExit):
+            cli.main()
+        monkeypatch.setattr(cli, "_serve", lambda _: False)
+    assert calls[0] == calls[1]
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--help"], ["--prot=1"], ["--port"], ["--port", "--http"], ["--http=1"], ["a", "b"], ["--"], ["-h"]],
+)
+def test_other_arguments_are_left_to_the_whole_command_line(arguments: list[str]) -> None:
+    assert plain_arguments.read(arguments, (*ENGINE_SETTINGS, *SERVER_SETTINGS)) is None
 
 
 def test_the_documentation_has_every_setting_with_its_help() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from octavo.engine.errors import InvalidRequest, ModelError, Violation
@@ -48,28 +49,37 @@ class ChatTemplate:
     """A model's Jinja template in a sandbox: it comes from the checkpoint, so it is not trusted."""
 
     def __init__(self, source: str, special_tokens: Mapping[str, str]) -> None:
-        """special_tokens: variables of the template, such as bos_token. Raises ModelError for a broken
-        one."""
-        import jinja2
-
+        """special_tokens: variables of the template, such as bos_token."""
         self.source = source
         self._special_tokens = dict(special_tokens)
+
+    def compile(self) -> None:
+        """Does now what the first rendering would do: 80 ms. Raises ModelError for a broken template."""
+        from jinja2 import TemplateError
+
         try:
-            self._template = _environment().from_string(source)
-        except jinja2.TemplateError as error:
+            _ = self._template
+        except TemplateError as error:
             raise ModelError(f"the model's chat template is broken: {error}") from error
-        self._error = jinja2.TemplateError
+
+    @cached_property
+    def _template(self) -> Any:
+        return _environment().from_string(self.source)
 
     def render(self, messages: Sequence[ChatMessage], add_generation_prompt: bool = True) -> str:
         """The prompt of a chat, special tokens included: encode it with add_special_tokens=False.
 
         A developer's message is a system's for templates that don't know the role.
-        Raises InvalidRequest for a chat that breaks a rule or that the template refuses.
+        Raises InvalidRequest for a chat that breaks a rule or that the template refuses, or cannot render
+        because it is broken.
         """
+        from jinja2 import TemplateError
+
         if found := violations(messages, add_generation_prompt):
             raise InvalidRequest(*found)
         chat = [{"role": self._role(message.role), "content": message.content} for message in messages]
         try:
+            self.compile()
             text: str = self._template.render(
                 messages=chat,
                 tools=None,
@@ -77,7 +87,9 @@ class ChatTemplate:
                 add_generation_prompt=add_generation_prompt,
                 **self._special_tokens,
             )
-        except (self._error, TypeError, ValueError, LookupError) as error:
+        except ModelError as error:
+            raise InvalidRequest(Violation("messages", "a chat", str(error))) from error
+        except (TemplateError, TypeError, ValueError, LookupError) as error:
             roles = [message.role for message in messages]
             rule = f"the model's chat template refuses them: {error}"
             raise InvalidRequest(Violation("messages", roles, rule)) from error

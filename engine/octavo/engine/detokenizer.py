@@ -5,8 +5,6 @@ from __future__ import annotations
 import codecs
 from typing import TYPE_CHECKING, Protocol
 
-from tokenizers import decoders
-
 from octavo.engine.token_bytes import BYTE_TOKEN, byte_level
 
 if TYPE_CHECKING:
@@ -42,8 +40,7 @@ class Detokenizer:
         self._skips_newlines = False
         self._token_of = tokenizer.backend.id_to_token
         self._skipped = tokenizer.special_ids if skip_special_tokens else frozenset()
-        in_bytes = isinstance(tokenizer.backend.decoder, decoders.ByteLevel)
-        self._text: _Text = _ByteLevelText(tokenizer) if in_bytes else _WindowText(tokenizer)
+        self._text: _Text = _ByteLevelText(tokenizer) if tokenizer.is_byte_level else _WindowText(tokenizer)
 
     def echo(self, token_ids: Sequence[int]) -> str:
         """The text of a prompt, where the output's goes on in the middle of its words and characters.

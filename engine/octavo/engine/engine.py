@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from octavo.engine.resumption import Resumption
     from octavo.engine.runners import Runner
     from octavo.engine.scheduler import StepPlan
-    from octavo.engine.speculation import Speculator
+    from octavo.engine.speculation.speculator import Speculator
 
 
 class Engine:

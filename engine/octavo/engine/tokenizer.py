@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
-
-import tokenizers
-from tokenizers import AddedToken, decoders
 
 from octavo.engine.chat import ChatTemplate
 from octavo.engine.errors import ModelError
 from octavo.engine.models.config import read_json
-from octavo.engine.models.gguf_tokenizer import build_tokenizer
 from octavo.engine.thinking import ThinkTags, think_tags
 from octavo.engine.token_bytes import byte_level, sentence_piece
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
+
+    import tokenizers
 
 NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 
@@ -25,7 +24,7 @@ NAMED_TOKENS = ("bos_token", "eos_token", "unk_token", "pad_token")
 class Tokenizer:
     """A model's tokenizer and chat template. Safe to use from several threads.
 
-    backend: the tokenizers library's own object.
+    backend: the tokenizers library's own object. Out of a GGUF file it is built when it is first used.
     special_tokens: texts of the named special tokens, of `bos_token`, `eos_token`, `unk_token` and
         `pad_token` those that the model has.
     special_ids: ids of all special tokens, those that decoding skips.
@@ -34,20 +33,37 @@ class Tokenizer:
 
     def __init__(
         self,
-        backend: tokenizers.Tokenizer,
+        backend: tokenizers.Tokenizer | Callable[[], tokenizers.Tokenizer],
         special_tokens: Mapping[str, str],
         chat_template: str | None = None,
     ) -> None:
-        backend.no_truncation()
-        backend.no_padding()
-        self.backend = backend
+        """backend: or what builds it."""
+        self._given = backend
+        self._building = threading.Lock()
         self.special_tokens = dict(special_tokens)
-        added = backend.get_added_tokens_decoder()
-        self.special_ids = frozenset(token_id for token_id, token in added.items() if token.special)
         self.chat_template = ChatTemplate(chat_template, self.special_tokens) if chat_template else None
-        in_bytes = isinstance(backend.decoder, decoders.ByteLevel)
-        self._to_bytes = byte_level if in_bytes else sentence_piece
         self._bytes_of: dict[int, bytes] = {}
+
+    @cached_property
+    def backend(self) -> tokenizers.Tokenizer:
+        with self._building:
+            if callable(self._given):
+                self._given = self._given()
+        self._given.no_truncation()
+        self._given.no_padding()
+        return self._given
+
+    @cached_property
+    def special_ids(self) -> frozenset[int]:
+        added = self.backend.get_added_tokens_decoder()
+        return frozenset(token_id for token_id, token in added.items() if token.special)
+
+    @cached_property
+    def is_byte_level(self) -> bool:
+        """Whether tokens are written as GPT-2's are, with a character for each byte."""
+        from tokenizers import decoders
+
+        return isinstance(self.backend.decoder, decoders.ByteLevel)
 
     @classmethod
     def from_folder(cls, folder: Path) -> Tokenizer:
@@ -62,19 +78,30 @@ class Tokenizer:
         file = folder / "tokenizer.json"
         if not file.is_file():
             return cls(_convert(folder), named, template)
+        import tokenizers
+
         try:
             backend = tokenizers.Tokenizer.from_file(str(file))
         except Exception as error:  # the library raises nothing more precise
             raise ModelError(f"{file}: corrupt tokenizer: {error}") from error
-        special = [AddedToken(text, special=True, normalized=False) for text in named.values()]
+        special = [tokenizers.AddedToken(text, special=True, normalized=False) for text in named.values()]
         backend.add_special_tokens(special)
         return cls(backend, named, template)
 
     @classmethod
     def from_gguf(cls, metadata: Mapping[str, Any], source: str) -> Tokenizer:
         """From a GGUF file's metadata. Raises ModelError for a kind of tokenizer that is not supported."""
-        backend, named = build_tokenizer(metadata, source)
-        return cls(backend, named, metadata.get("tokenizer.chat_template"))
+        from octavo.engine.models.gguf_tokenizer import build_tokenizer, named_tokens
+
+        named = named_tokens(metadata, source)
+
+        def build() -> tokenizers.Tokenizer:
+            try:
+                return build_tokenizer(metadata, named)
+            except UnicodeDecodeError as error:
+                raise ModelError(f"{source}: corrupt tokenizer: {error}") from error
+
+        return cls(build, named, metadata.get("tokenizer.chat_template"))
 
     @property
     def vocab_size(self) -> int:
@@ -125,7 +152,8 @@ class Tokenizer:
             if token is None:
                 found = b""
             else:
-                found = token.encode() if token_id in self.special_ids else self._to_bytes(token)
+                to_bytes = byte_level if self.is_byte_level else sentence_piece
+                found = token.encode() if token_id in self.special_ids else to_bytes(token)
             self._bytes_of[token_id] = found
         return found
 

@@ -51,6 +51,15 @@ def operate(
             show_default=False,
         ),
     ] = "",
+    engine_cpu_image: Annotated[
+        str,
+        option(
+            "--engine-cpu-image",
+            "The same for pods that ask for no device; --engine-image if empty.",
+            envvar="OCTAVO_ENGINE_CPU_IMAGE",
+            show_default=False,
+        ),
+    ] = "",
     namespace: Annotated[
         list[str] | None,
         option(
@@ -101,7 +110,9 @@ def operate(
         interval=interval,
         workers=workers,
         port=port,
-        platform=Platform(engine_image or None, telemetry_of_engines(os.environ)),
+        platform=Platform(
+            engine_image or None, telemetry_of_engines(os.environ), engine_cpu_image=engine_cpu_image or None
+        ),
         doors=Doors(gateway_grpc, gateway_http),
     )
     with suppress(KeyboardInterrupt):

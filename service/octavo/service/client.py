@@ -10,6 +10,7 @@ from google.rpc import code_pb2
 from google.rpc.error_details_pb2 import BadRequest
 from google.rpc.status_pb2 import Status as RpcStatus
 
+from octavo.service.failures import ServerError
 from octavo.v1 import engine_pb2, inference_pb2
 from octavo.v1.engine_pb2_grpc import EngineStub
 from octavo.v1.inference_pb2_grpc import InferenceStub
@@ -22,30 +23,22 @@ PATIENCE = 10.0
 DETAILS_TRAILER = "grpc-status-details-bin"
 
 
-class ServerError(Exception):
-    """An answer other than OK, in words: the code, and every bad field with its rule."""
+def error_of_status(status: inference_pb2.Status | RpcStatus) -> ServerError:
+    """A status other than OK, with its details."""
+    bad = BadRequest()
+    found: list[tuple[str, str]] = []
+    for detail in status.details:
+        if detail.Unpack(bad):
+            found += ((violation.field, violation.description) for violation in bad.field_violations)
+    return ServerError(code_pb2.Code.Name(status.code), status.message, tuple(found))
 
-    def __init__(self, code: str, message: str, violations: tuple[tuple[str, str], ...] = ()) -> None:
-        fields = "; ".join(f"{field}: {description}" for field, description in violations)
-        super().__init__(f"{code}: {fields or message}")
-        self.code = code
-        self.violations = violations
 
-    @classmethod
-    def of_status(cls, status: inference_pb2.Status | RpcStatus) -> ServerError:
-        bad = BadRequest()
-        found: list[tuple[str, str]] = []
-        for detail in status.details:
-            if detail.Unpack(bad):
-                found += ((violation.field, violation.description) for violation in bad.field_violations)
-        return cls(code_pb2.Code.Name(status.code), status.message, tuple(found))
-
-    @classmethod
-    def of_call(cls, error: grpc.aio.AioRpcError) -> ServerError:
-        for key, value in error.trailing_metadata() or ():
-            if key == DETAILS_TRAILER and isinstance(value, bytes):
-                return cls.of_status(RpcStatus.FromString(value))
-        return cls(error.code().name, error.details() or "")
+def error_of_call(error: grpc.aio.AioRpcError) -> ServerError:
+    """The same of a call that failed."""
+    for key, value in error.trailing_metadata() or ():
+        if key == DETAILS_TRAILER and isinstance(value, bytes):
+            return error_of_status(RpcStatus.FromString(value))
+    return ServerError(error.code().name, error.details() or "")
 
 
 class Client:
@@ -68,7 +61,7 @@ class Client:
         try:
             answer = await self._inference.GetModel(request, timeout=PATIENCE)
         except grpc.aio.AioRpcError as error:
-            raise ServerError.of_call(error) from None
+            raise error_of_call(error) from None
         return answer.model  # type: ignore[no-any-return]
 
     async def load(self) -> engine_pb2.Load:
@@ -77,7 +70,7 @@ class Client:
         try:
             answer = await call.read()
         except grpc.aio.AioRpcError as error:
-            raise ServerError.of_call(error) from None
+            raise error_of_call(error) from None
         finally:
             call.cancel()
         return answer.load  # type: ignore[no-any-return]
@@ -90,7 +83,7 @@ class Client:
             async for response in self._inference.Generate(request):
                 yield response.delta
         except grpc.aio.AioRpcError as error:
-            raise ServerError.of_call(error) from None
+            raise error_of_call(error) from None
 
     def conversation(self) -> Conversation:
         return Conversation(self._inference.Session())
@@ -131,7 +124,7 @@ class Conversation:
                 if delta.finish_reason and self._current == name:
                     await self._advance(name)
         except grpc.aio.AioRpcError as error:
-            raise ServerError.of_call(error) from None
+            raise error_of_call(error) from None
         finally:
             self._current = None
 
@@ -160,9 +153,9 @@ class Conversation:
                     if response.delta.finish_reason:
                         return
                 case "rejected":
-                    raise ServerError.of_status(response.rejected)
+                    raise error_of_status(response.rejected)
                 case "failed":
-                    raise ServerError.of_status(response.failed)
+                    raise error_of_status(response.failed)
 
     async def _advance(self, name: str) -> None:
         if self._previous is not None:

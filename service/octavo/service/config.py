@@ -6,10 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field
-
 from octavo.engine import EngineConfig
 from octavo.engine.config import option
+from octavo.service.plain_values import Bounds
 from octavo.service.settings import Setting, resolve, settings_of
 
 if TYPE_CHECKING:
@@ -25,18 +24,18 @@ class ServerConfig:
     """Settings of one server."""
 
     host: str = option("127.0.0.1", "Address to listen on; 0.0.0.0 or [::] for all interfaces.")
-    port: Annotated[int, Field(ge=0, le=65535)] = option(50051, "Port to listen on; 0 for any free one.")
+    port: Annotated[int, Bounds(ge=0, le=65535)] = option(50051, "Port to listen on; 0 for any free one.")
     http: bool = option(False, "Serve the OpenAI API over HTTP, too.")
-    http_port: Annotated[int, Field(ge=0, le=65535)] = option(
+    http_port: Annotated[int, Bounds(ge=0, le=65535)] = option(
         8000, "Port of the HTTP server, on the same host; 0 for any free one."
     )
     served_name: str | None = option(
         None, "Name that requests may give for the model; the model's own if unset."
     )
-    grace_period: Annotated[float, Field(ge=0)] = option(
+    grace_period: Annotated[float, Bounds(ge=0)] = option(
         30.0, "Seconds for which running requests may go on after SIGTERM."
     )
-    max_message_size: Annotated[int, Field(ge=1024, lt=2**31)] = option(
+    max_message_size: Annotated[int, Bounds(ge=1024, lt=2**31)] = option(
         4 * 1024 * 1024, "Largest request in bytes: a message of gRPC, or the body of an HTTP request."
     )
     log_level: Literal["debug", "info", "warning", "error"] = option("info", "Least level that is logged.")

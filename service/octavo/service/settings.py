@@ -7,16 +7,16 @@ import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, get_origin, get_type_hints
-
-import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 from octavo.engine import ConfigError
+from octavo.service.plain_values import UNSURE, Bounds, read
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
+
+    from pydantic import TypeAdapter
 
 PREFIX = "OCTAVO_"
 
@@ -48,6 +48,10 @@ class Setting:
         """
         if get_origin(self.type) is Mapping and isinstance(value, list):
             value = dict(_entry(text, source) for text in value)
+        if (plain := read(self.type, value)) is not UNSURE:
+            return plain
+        from pydantic import ValidationError
+
         try:
             return _adapter(self.type).validate_python(value)
         except ValidationError as error:
@@ -65,6 +69,12 @@ def _entry(text: str, source: str) -> tuple[str, str]:
 
 @functools.cache
 def _adapter(type_: Any) -> TypeAdapter[Any]:
+    from pydantic import ConfigDict, Field, TypeAdapter
+
+    if get_origin(type_) is Annotated:
+        base, *rules = get_args(type_)
+        as_field = [Field(**rule._asdict()) if isinstance(rule, Bounds) else rule for rule in rules]
+        type_ = Annotated[base, *as_field]
     return TypeAdapter(type_, config=ConfigDict(coerce_numbers_to_str=True, allow_inf_nan=False))
 
 
@@ -119,6 +129,8 @@ def _own_variables(environment: Mapping[str, str], reserved: Iterable[str]) -> I
 
 
 def _read_file(path: Path) -> dict[str, object]:
+    import yaml
+
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -10,7 +10,9 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 
 from octavo.engine.errors import ModelError
-from octavo.engine.models.gguf import GGUFFile
+from octavo.engine.models.dequantize import can_dequantize
+from octavo.engine.models.ggml import GGMLType
+from octavo.engine.models.gguf import GGUFFile, GGUFStrings
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -47,7 +49,8 @@ def written(tmp_path: Path) -> Path:
 
 
 def test_values_of_every_type_are_read(written: Path) -> None:
-    assert GGUFFile(written).metadata == {
+    metadata = GGUFFile(written).metadata
+    assert metadata | {"strings": list(metadata["strings"])} == {
         "general.architecture": "llama",
         "u8": 200,
         "i8": -100,
@@ -67,6 +70,20 @@ def test_values_of_every_type_are_read(written: Path) -> None:
     }
 
 
+def test_texts_are_read_one_by_one_or_all(written: Path) -> None:
+    texts = GGUFFile(written).metadata["strings"]
+
+    assert (len(texts), texts[0], texts[-1], texts[1:]) == (3, "a", "世", ["", "世"])
+    with pytest.raises(IndexError):
+        texts[3]
+
+
+def test_types_and_blocks_are_those_of_the_gguf_package() -> None:
+    ours = {kind.name: (int(kind), kind.block_size, kind.block_bytes) for kind in GGMLType}
+    assert ours == {kind.name: (int(kind), *gguf.GGML_QUANT_SIZES[kind]) for kind in Kind}
+    assert all(can_dequantize(kind) == hasattr(gguf.quants, kind.name) for kind in GGMLType)
+
+
 def test_tensors_are_mapped_with_numpys_order_of_dimensions(written: Path) -> None:
     matrix = GGUFFile(written).tensors["matrix"]
 
@@ -83,7 +100,8 @@ def test_a_models_file_is_read_as_the_gguf_package_reads_it(tiny_gguf: TinyGGUF)
 
     for key, field in oracle.fields.items():
         if not key.startswith("GGUF."):
-            assert file.metadata[key] == field.contents()
+            read = file.metadata[key]
+            assert (list(read) if isinstance(read, GGUFStrings) else read) == field.contents()
     assert list(file.tensors) == [tensor.name for tensor in oracle.tensors]
     for tensor in oracle.tensors:
         np.testing.assert_array_equal(file.tensors[tensor.name].data, tensor.data.view(np.uint8).ravel())

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from octavo.engine import ConfigError
-from octavo.service.openai import server as module
-from octavo.service.openai.server import MAX_HEAD_SIZE, HTTPServer
+from octavo.service.openai import protocol
+from octavo.service.openai.protocol import MAX_HEAD_SIZE
+from octavo.service.openai.server import HTTPServer
 
 
 async def hello(scope: Any, receive: Any, send: Any) -> None:
@@ -111,7 +112,7 @@ async def test_a_head_without_end_is_cut_off() -> None:
 async def test_a_request_that_does_not_come_is_not_waited_for(
     monkeypatch: pytest.MonkeyPatch, begun: bytes
 ) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 0.2)
+    monkeypatch.setattr(protocol, "PATIENCE", 0.2)
     server = HTTPServer("127.0.0.1", 0)
     await server.start(endless)
     reader, writer = await connected(server)
@@ -123,7 +124,7 @@ async def test_a_request_that_does_not_come_is_not_waited_for(
 
 
 async def test_an_answer_may_take_longer_than_its_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PATIENCE", 0.1)
+    monkeypatch.setattr(protocol, "PATIENCE", 0.1)
 
     async def slow(scope: Any, receive: Any, send: Any) -> None:
         await asyncio.sleep(0.4)

@@ -8,7 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
-from octavo.service.client import ServerError
+from octavo.service.failures import ServerError
 from octavo.service.top import feed
 from octavo.service.top.feed import Trouble, first, snapshots, watch
 from octavo.service.top.snapshot import Snapshot, as_dict

@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from gguf.constants import GGMLQuantizationType
 
 from octavo.engine.errors import ModelError
 from octavo.engine.models.config import Config
+from octavo.engine.models.ggml import GGMLType
 from octavo.engine.models.spec import DecoderSpec, FrequencyFactors
 
 if TYPE_CHECKING:
@@ -90,7 +90,7 @@ def _with_frequency_factors(spec: DecoderSpec, file: GGUFFile) -> DecoderSpec:
         return spec
     if spec.rope.scaling is not None:
         raise ModelError(f"{file.path}: has both rope_freqs.weight and rope.scaling.type")
-    if tensor.kind != GGMLQuantizationType.F32 or tensor.shape != (spec.rope.rotary_dim // 2,):
+    if tensor.kind != GGMLType.F32 or tensor.shape != (spec.rope.rotary_dim // 2,):
         raise ModelError(f"{file.path}: rope_freqs.weight must be {spec.rope.rotary_dim // 2} F32 values")
     factors = FrequencyFactors(tuple(map(float, tensor.data.view(np.float32))))
     return replace(spec, rope=replace(spec.rope, scaling=factors))

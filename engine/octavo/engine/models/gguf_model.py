@@ -7,13 +7,13 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
-from gguf.constants import GGMLQuantizationType
 
 from octavo.engine.errors import ModelError
 from octavo.engine.memory import available_cpus
 from octavo.engine.models.dequantize import can_dequantize, dequantize
 from octavo.engine.models.families import family_of_gguf
 from octavo.engine.models.files import ModelFiles, check_shapes
+from octavo.engine.models.ggml import GGMLType
 from octavo.engine.models.gguf import GGUFFile, GGUFTensor
 from octavo.engine.models.gguf_config import spec_of_gguf
 from octavo.engine.models.names import GGUF, checkpoint_name
@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 
     from octavo.engine.tokenizer import Tokenizer
 
-STORED: dict[GGMLQuantizationType, tuple[StoredType, type[np.generic]]] = {
-    GGMLQuantizationType.F32: ("float32", np.float32),
-    GGMLQuantizationType.F16: ("float16", np.float16),
-    GGMLQuantizationType.BF16: ("bfloat16", np.uint16),
+STORED: dict[GGMLType, tuple[StoredType, type[np.generic]]] = {
+    GGMLType.F32: ("float32", np.float32),
+    GGMLType.F16: ("float16", np.float16),
+    GGMLType.BF16: ("bfloat16", np.uint16),
 }
 END_TOKENS = ("eos_token_id", "eot_token_id", "eom_token_id")
 THREADS_AHEAD = 2

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import tokenizers
-from tokenizers import AddedToken, Regex, decoders, models, pre_tokenizers, processors
-
 from octavo.engine.errors import ModelError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    import tokenizers
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = range(1, 7)
 """Values of `tokenizer.ggml.token_type`."""
@@ -60,27 +59,43 @@ WHOLE_WORDS = frozenset({"llama-bpe", "llama3", "llama-v3", "tekken"})
 """These take a word that is in the vocabulary whole, and begin texts with the beginning-of-sequence token."""
 
 
-def build_tokenizer(metadata: Mapping[str, Any], source: str) -> tuple[tokenizers.Tokenizer, dict[str, str]]:
-    """The tokenizer and the texts of its named special tokens.
+def named_tokens(metadata: Mapping[str, Any], source: str) -> dict[str, str]:
+    """The texts of the named special tokens, for a tokenizer that `build_tokenizer` can build.
 
     Raises ModelError for a tokenizer or pre-tokenizer that is not supported.
     """
     tokens = metadata.get("tokenizer.ggml.tokens")
     if not tokens:
         raise ModelError(f"{source}: no tokenizer in this file: tokenizer.ggml.tokens is missing")
-    kinds = metadata.get("tokenizer.ggml.token_type") or [NORMAL] * len(tokens)
-    ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in NAMED.items()}
-    named = {name: tokens[token] for name, token in ids.items() if token is not None}
     match metadata.get("tokenizer.ggml.model"):
         case "gpt2":
-            backend, begins = _byte_level(metadata, tokens, source)
+            name = metadata.get("tokenizer.ggml.pre", "default")
+            if name not in SPLITS:
+                raise ModelError(
+                    f"{source}: tokenizer.ggml.pre is {name!r}, which is not supported; "
+                    f"supported are {', '.join(SPLITS)}"
+                )
         case "llama":
-            backend, begins = _sentence_piece(metadata, tokens, kinds), True
+            pass
         case other:
             raise ModelError(
                 f"{source}: tokenizer.ggml.model is {other!r}, which is not supported; "
                 "supported are gpt2, llama"
             )
+    ids = {name: metadata.get(f"tokenizer.ggml.{key}_token_id") for name, key in NAMED.items()}
+    return {name: tokens[token] for name, token in ids.items() if token is not None}
+
+
+def build_tokenizer(metadata: Mapping[str, Any], named: Mapping[str, str]) -> tokenizers.Tokenizer:
+    """The tokenizer; takes a millisecond for each thousand tokens. named: as `named_tokens` gives them."""
+    from tokenizers import AddedToken
+
+    tokens = list(metadata["tokenizer.ggml.tokens"])
+    kinds = metadata.get("tokenizer.ggml.token_type") or [NORMAL] * len(tokens)
+    if metadata["tokenizer.ggml.model"] == "gpt2":
+        backend, begins = _byte_level(metadata, tokens)
+    else:
+        backend, begins = _sentence_piece(metadata, tokens, kinds), True
     control = [token for token, kind in zip(tokens, kinds, strict=True) if kind == CONTROL]
     special = [*control, *(token for token in named.values() if token not in control)]
     backend.add_special_tokens([AddedToken(token, special=True, normalized=False) for token in special])
@@ -89,23 +104,18 @@ def build_tokenizer(metadata: Mapping[str, Any], source: str) -> tuple[tokenizer
     bos = named.get("bos_token") if metadata.get("tokenizer.ggml.add_bos_token", begins) else None
     eos = named.get("eos_token") if metadata.get("tokenizer.ggml.add_eos_token", False) else None
     surround(backend, bos, eos)
-    return backend, named
+    return backend
 
 
-def _byte_level(
-    metadata: Mapping[str, Any], tokens: list[str], source: str
-) -> tuple[tokenizers.Tokenizer, bool]:
+def _byte_level(metadata: Mapping[str, Any], tokens: list[str]) -> tuple[tokenizers.Tokenizer, bool]:
     """Byte-pair encoding over bytes written as characters, and whether it begins with a token by default."""
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+
     name = metadata.get("tokenizer.ggml.pre", "default")
-    if name not in SPLITS:
-        raise ModelError(
-            f"{source}: tokenizer.ggml.pre is {name!r}, which is not supported; "
-            f"supported are {', '.join(SPLITS)}"
-        )
     merges = [tuple(merge.split(" ", 1)) for merge in metadata.get("tokenizer.ggml.merges", ())]
     vocabulary = {token: index for index, token in enumerate(tokens)}
     whole_words = name in WHOLE_WORDS
-    backend = tokenizers.Tokenizer(models.BPE(vocabulary, merges, ignore_merges=whole_words))
+    backend = Tokenizer(models.BPE(vocabulary, merges, ignore_merges=whole_words))
     splits = [
         pre_tokenizers.Digits(individual_digits=True)
         if pattern == DIGITS
@@ -120,12 +130,12 @@ def _byte_level(
 
 def _sentence_piece(metadata: Mapping[str, Any], tokens: list[str], kinds: list[int]) -> tokenizers.Tokenizer:
     """SentencePiece's byte-pair encoding: pairs merge by score, characters it does not know become bytes."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
     vocabulary = {token: index for index, token in enumerate(tokens)}
     unknown = next((token for token, kind in zip(tokens, kinds, strict=True) if kind == UNKNOWN), None)
     merges = _merges_by_score(tokens, metadata["tokenizer.ggml.scores"], kinds)
-    backend = tokenizers.Tokenizer(
-        models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True)
-    )
+    backend = Tokenizer(models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=True))
     prefix_space = metadata.get("tokenizer.ggml.add_space_prefix", True)
     backend.pre_tokenizer = pre_tokenizers.Metaspace(
         replacement="▁", prepend_scheme="first" if prefix_space else "never", split=False
@@ -157,6 +167,8 @@ def _merges_by_score(tokens: list[str], scores: list[float], kinds: list[int]) -
 
 def surround(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
     """Lets `encode` put `bos` before and `eos` after every text; None for neither."""
+    from tokenizers import processors
+
     present = [token for token in (bos, eos) if token is not None]
     template = " ".join([f"{bos}:0"] * (bos is not None) + ["$A:0"] + [f"{eos}:0"] * (eos is not None))
     backend.post_processor = processors.TemplateProcessing(

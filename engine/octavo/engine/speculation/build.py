@@ -10,16 +10,15 @@ from octavo.engine.errors import ConfigError
 from octavo.engine.models.source import open_model
 from octavo.engine.models.spec import DynamicScaling
 from octavo.engine.runners.build import build_runner
-from octavo.engine.speculation.draft_model import DraftModelProposer
-from octavo.engine.speculation.ngram import NgramProposer
-from octavo.engine.speculation.speculator import Speculator
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from octavo.engine.config import EngineConfig
     from octavo.engine.models.files import ModelFiles
+    from octavo.engine.speculation.draft_model import DraftModelProposer
     from octavo.engine.speculation.proposer import Proposer
+    from octavo.engine.speculation.speculator import Speculator
 
 MOST_GUESSES = 64
 
@@ -39,6 +38,9 @@ def build_speculator(
     check_settings(config)
     if config.speculation == "off":
         return None
+    from octavo.engine.speculation.ngram import NgramProposer
+    from octavo.engine.speculation.speculator import Speculator
+
     proposer: Proposer = (
         NgramProposer()
         if config.draft_model is None
@@ -70,6 +72,8 @@ def _draft_model(
     max_model_len: int,
     on_weight: Callable[[str], None],
 ) -> DraftModelProposer:
+    from octavo.engine.speculation.draft_model import DraftModelProposer
+
     files = open_model(model)
     check_vocabularies(files, target_files)
     extensible = isinstance(files.spec.rope.scaling, DynamicScaling)

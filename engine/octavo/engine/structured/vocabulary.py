@@ -5,11 +5,10 @@ from __future__ import annotations
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-import tokenizers
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import tokenizers
     from llguidance import LLTokenizer
 
     from octavo.engine.tokenizer import Tokenizer
@@ -129,6 +128,8 @@ def _is_tag(text: str) -> bool:
 
 def _without_added_tokens(backend: tokenizers.Tokenizer) -> tokenizers.Tokenizer:
     """The same model, which finds no special token in a text that spells one."""
+    import tokenizers
+
     encoder = tokenizers.Tokenizer(backend.model)
     if backend.normalizer is not None:
         encoder.normalizer = backend.normalizer

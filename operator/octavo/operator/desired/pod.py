@@ -81,7 +81,7 @@ def _pod(model: InferenceModel, platform: Platform) -> dict[str, Any]:
 
 
 def _engine(model: InferenceModel, platform: Platform, termination_grace: int) -> dict[str, Any]:
-    image = model.spec.engine.image or platform.engine_image
+    image = model.spec.engine.image or platform.image_for(model.spec.resources)
     if not image:
         raise SpecError("spec.engine.image", "must be set, because the operator was given no default image")
     health = {"grpc": {"port": GRPC_PORT}}
@@ -112,7 +112,7 @@ def _engine(model: InferenceModel, platform: Platform, termination_grace: int) -
             {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
         ],
         "resources": model.spec.resources,
-        "startupProbe": {**health, "periodSeconds": 2, "failureThreshold": LOADING_LIMIT // 2},
+        "startupProbe": {**health, "periodSeconds": 1, "failureThreshold": LOADING_LIMIT},
         "readinessProbe": {**health, "periodSeconds": 2, "timeoutSeconds": 3, "failureThreshold": 2},
         # A machine under load answers late; only what hangs for a minute is started again.
         "livenessProbe": {**health, "periodSeconds": 10, "timeoutSeconds": 5, "failureThreshold": 6},

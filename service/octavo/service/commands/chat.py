@@ -11,15 +11,17 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from octavo.engine import ConfigError
-from octavo.service.client import Client, Conversation, ServerError
 from octavo.service.commands.connection import connected, sampling_message
 from octavo.service.commands.speech import Speech
+from octavo.service.failures import ServerError
 from octavo.service.figures import Figures
 from octavo.v1 import inference_pb2 as pb
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
+
+    from octavo.service.client import Client, Conversation
 
 NOT_FOR_CHATS = ("n", "best_of", "beam_width", "prompt_logprobs", "echo")
 """A turn goes on from one answer, and tells that alone."""

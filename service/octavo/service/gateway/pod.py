@@ -35,7 +35,8 @@ CHANNEL_OPTIONS = (
     # A pod that has restarted is connected to within a second, and a connection attempt fails as fast.
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 1_000),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # Also the longest that a pod which has just become ready is left alone.
+    ("grpc.max_reconnect_backoff_ms", 250),
     # A stream takes so many bytes unread, where gRPC would let it grow to megabytes on a fast network: when a
     # client stops reading, its sequence is to pause soon.
     ("grpc.http2.bdp_probe", 0),

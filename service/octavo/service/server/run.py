@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from typing import TYPE_CHECKING, Any
@@ -42,9 +43,14 @@ async def serve(engine_config: EngineConfig, server_config: ServerConfig, starte
         model.dtype,
         model.device,
     )
+    gc.freeze()
+    gc.enable()
     failed = asyncio.ensure_future(engine.failed.wait())
-    ends: set[asyncio.Future[Any]] = {signalled, failed}
+    ends: set[asyncio.Future[Any]] = {signalled, failed, server.broken}
     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    if server.broken.done():
+        await server.stop()
+        server.broken.result()
     if failed.done():
         await server.stop()
         raise EngineStopped("the engine has failed; its log tells more")

@@ -12,10 +12,10 @@ from grpc_reflection.v1alpha import reflection
 
 from octavo.service.rpc.boundary import Boundary
 from octavo.service.rpc.listening import listen, options
+from octavo.service.server.afterwork import Afterwork
 from octavo.service.server.backend import EngineBackend
 from octavo.service.server.engine import Engine
 from octavo.service.server.inference import Inference
-from octavo.service.telemetry.engine_metrics import EngineMetrics
 from octavo.service.telemetry.rpc import TracedCalls
 from octavo.service.telemetry.setup import Telemetry
 from octavo.v1 import engine_pb2, engine_pb2_grpc, inference_pb2, inference_pb2_grpc
@@ -52,6 +52,9 @@ class Server:
         self._stopped = asyncio.Event()
         self._drained: asyncio.Task[None] | None = None
         self._failure: asyncio.Task[None] | None = None
+        self._afterwork: asyncio.Task[None] | None = None
+        self.broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        """Ends, with an error, if something goes wrong that is no request's fault."""
         self._engine: AsyncEngine | None = None
         self.address = listen(self._grpc, address)
         self._http: HTTPServer | None = None
@@ -61,12 +64,15 @@ class Server:
             self._http = HTTPServer(config.host, config.http_port)
 
     async def start(self, engine: AsyncEngine) -> None:
-        """Serves a loaded engine, which it starts."""
+        """Serves a loaded engine, which it starts.
+
+        From then on gRPC is answered. What is asked over HTTP waits some tenths of a second more.
+        """
         self._engine = engine
         await engine.start()
         served_name = self.config.served_name or engine.model.name
-        engine.observer = EngineMetrics(self._telemetry, engine, served_name)
         backend = EngineBackend(engine, served_name, self._telemetry.tracer)
+        afterwork = Afterwork(backend, self._telemetry, self._http)
         inference = Inference(backend, self._stopped)
         cluster = Engine(backend, self.config.grace_period, self.drain, self._stopped)
         inference_pb2_grpc.add_InferenceServicer_to_server(inference, self._grpc)
@@ -79,13 +85,13 @@ class Server:
             await self._health.set(service, health_pb2.HealthCheckResponse.SERVING)
         await self._grpc.start()
         self._failure = asyncio.create_task(self._give_up_with(engine))
-        if self._http is not None:
-            from octavo.service.openai.app import create_app
-            from octavo.service.telemetry.http import TracedRequests
+        self._afterwork = asyncio.create_task(self._finish(afterwork))
 
-            size, page = self.config.max_message_size, self._telemetry.page
-            app = create_app(backend, metrics=page, health=self._trouble, max_body_size=size)
-            await self._http.start(TracedRequests(app, self._telemetry.tracer))
+    async def _finish(self, afterwork: Afterwork) -> None:
+        try:
+            await afterwork.run(self.config, self._trouble)
+        except Exception as error:
+            self.broken.set_exception(error)
 
     async def _give_up_with(self, engine: AsyncEngine) -> None:
         """An engine that has failed serves nobody: health says so, and calls without a request end."""
@@ -126,6 +132,9 @@ class Server:
             await self._engine.stop()
         if self._failure is not None:
             self._failure.cancel()
+        if self._afterwork is not None:
+            self._afterwork.cancel()
+            await asyncio.wait({self._afterwork})
         self._stopped.set()
         stopping = [self._grpc.stop(LAST_WORDS)]
         if self._http is not None:

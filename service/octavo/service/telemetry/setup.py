@@ -1,29 +1,32 @@
-"""The life of a process' telemetry: providers made from the environment at its start, flushed at its end."""
+"""The life of a process' telemetry: providers made from the environment, flushed at its end.
+
+The SDK takes a tenth of a second to import. Where the environment asks for no exporter, it waits until
+somebody wants the page or the meter.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import threading
+from functools import cached_property
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Literal
 
-from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import MetricReader, PeriodicExportingMetricReader
-from opentelemetry.sdk.resources import OTELResourceDetector, Resource
 from opentelemetry.trace import NoOpTracer
 
-from octavo.engine import ConfigError
-from octavo.service.telemetry.exporters import PROMETHEUS, exporter_class, exporter_names, warn_of_ignored
-from octavo.service.telemetry.prometheus import PrometheusPage
-from octavo.service.telemetry.tally import views
+from octavo.service.telemetry.exporters import exporter_class, exporter_names, warn_of_ignored
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from opentelemetry.metrics import Meter
+    from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.trace import Tracer
+
+    from octavo.service.telemetry.metering import Metering
+    from octavo.service.telemetry.prometheus import PrometheusPage
 
 log = logging.getLogger(__name__)
 
@@ -33,49 +36,72 @@ FLUSH = 5.0
 
 
 class Telemetry:
-    """Where spans and metrics go in this process.
+    """Where spans and metrics go in this process. Thread-safe.
 
     tracer: makes spans if something takes them, and else only passes on the context that it is given.
-    meter: makes the instruments of `definitions`, through `instruments`.
-    page: all metrics, as `/metrics` answers with them; nothing is in it under OTEL_SDK_DISABLED.
+    exports_metrics: whether metrics go somewhere by themselves, and not only to who asks for the page.
     """
 
-    def __init__(
-        self,
-        page: PrometheusPage,
-        meters: MeterProvider,
-        tracers: TracerProvider | None,
-        stop_listening: Callable[[], None],
-    ) -> None:
-        self.page = page
-        self.meter: Meter = meters.get_meter(SCOPE, version("octavo"))
-        self.tracer: Tracer = tracers.get_tracer(SCOPE, version("octavo")) if tracers else NoOpTracer()
-        self._meters = meters
-        self._tracers = tracers
-        self._stop_listening = stop_listening
+    def __init__(self, service: str, environment: Mapping[str, str]) -> None:
+        self._service = service
+        self._tracers = self._made_tracers(exporter_names("traces", environment))
+        self.tracer: Tracer = (
+            self._tracers.get_tracer(SCOPE, version("octavo")) if self._tracers else NoOpTracer()
+        )
+        self.exports_metrics = bool(exporter_names("metrics", environment))
+        self._making = threading.Lock()
+        self._made: Metering | None = None
 
     @classmethod
     def start(cls, service: Literal["octavo-engine", "octavo-gateway"]) -> Telemetry:
         """As the OTEL_* variables say; `service` is service.name where they say none. ConfigError."""
         warn_of_ignored(os.environ)
-        resource = resource_of(service)
-        page = PrometheusPage()
-        stop_listening = _nothing
-        readers: list[MetricReader] = [page.reader]
-        for name in exporter_names("metrics", os.environ):
-            if name == PROMETHEUS:
-                stop_listening = page.listen(*_prometheus_address(os.environ))
-            else:
-                readers.append(_reader(exporter_class("metrics", name, os.environ)))
-        meters = MeterProvider(readers, resource, shutdown_on_exit=False, views=views())
-        return cls(page, meters, _tracers(resource), stop_listening)
+        telemetry = cls(service, os.environ)
+        if telemetry.exports_metrics:
+            _ = telemetry.meter  # what is wrong with its exporters is told now
+        return telemetry
+
+    @property
+    def page(self) -> PrometheusPage:
+        """All metrics, as `/metrics` answers with them; nothing is in it under OTEL_SDK_DISABLED."""
+        return self._metering.page
+
+    @property
+    def meter(self) -> Meter:
+        """Makes the instruments of `definitions`, through `instruments`."""
+        return self._metering.meter
+
+    @property
+    def _metering(self) -> Metering:
+        with self._making:
+            if self._made is None:
+                from octavo.service.telemetry.metering import Metering
+
+                self._made = Metering(SCOPE, self._resource)
+            return self._made
+
+    @cached_property
+    def _resource(self) -> Resource:
+        return resource_of(self._service)
+
+    def _made_tracers(self, names: list[str]) -> TracerProvider | None:
+        if not names:
+            return None
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        provider = TracerProvider(resource=self._resource, shutdown_on_exit=False)
+        for name in names:
+            provider.add_span_processor(BatchSpanProcessor(exporter_class("traces", name, os.environ)()))
+        return provider
 
     def close(self, patience: float = FLUSH) -> None:
         """Exports what is left, for at most `patience` seconds.
 
         Blocks, so call it in a thread: what belongs to the event loop is read there once more.
         """
-        self._stop_listening()
+        if self._made is not None:
+            self._made.stop_listening()
         thread = threading.Thread(target=self._shut_down, name="telemetry-flush", daemon=True)
         thread.start()
         thread.join(patience)
@@ -85,11 +111,8 @@ class Telemetry:
     def _shut_down(self) -> None:
         if self._tracers is not None:
             self._tracers.shutdown()
-        self._meters.shutdown()
-
-
-def _nothing() -> None:
-    """Ends a listener that was never asked for."""
+        if self._made is not None:
+            self._made.shut_down()
 
 
 def resource_of(service: str) -> Resource:
@@ -97,32 +120,8 @@ def resource_of(service: str) -> Resource:
 
     The SDK adds a random service.instance.id for the process, if none is given.
     """
+    from opentelemetry.sdk.resources import OTELResourceDetector, Resource
+
     ours = {"service.name": service, "service.version": version("octavo")}
     given = OTELResourceDetector().detect().attributes
     return Resource.create({name: value for name, value in ours.items() if name not in given})
-
-
-def _tracers(resource: Resource) -> TracerProvider | None:
-    names = exporter_names("traces", os.environ)
-    if not names:
-        return None
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-    provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-    for name in names:
-        provider.add_span_processor(BatchSpanProcessor(exporter_class("traces", name, os.environ)()))
-    return provider
-
-
-def _reader(exporter: type) -> MetricReader:
-    made = exporter()
-    return made if isinstance(made, MetricReader) else PeriodicExportingMetricReader(made)
-
-
-def _prometheus_address(environment: Mapping[str, str]) -> tuple[str, int]:
-    text = environment.get("OTEL_EXPORTER_PROMETHEUS_PORT") or "9464"
-    if not text.isdigit() or int(text) > 65535:
-        rule = "must be a port, 0 to 65535"
-        raise ConfigError(f"environment variable OTEL_EXPORTER_PROMETHEUS_PORT: {rule} (got {text!r})")
-    return environment.get("OTEL_EXPORTER_PROMETHEUS_HOST") or "localhost", int(text)

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import grpc
 from google.protobuf.duration_pb2 import Duration
 
-from octavo.service.client import ServerError
+from octavo.service.client import error_of_call
+from octavo.service.failures import ServerError
 from octavo.service.top.snapshot import Snapshot, of_gateway, of_pod
 from octavo.v1 import engine_pb2, gateway_pb2, inference_pb2
 from octavo.v1.engine_pb2_grpc import EngineStub
@@ -81,7 +82,7 @@ async def snapshots(server: str, interval: float) -> AsyncGenerator[Snapshot]:
             return
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.UNIMPLEMENTED:
-                raise ServerError.of_call(error) from None
+                raise error_of_call(error) from None
         try:
             stub: Any = InferenceStub(channel)
             answer = await stub.GetModel(inference_pb2.GetModelRequest(), timeout=PATIENCE)
@@ -90,7 +91,7 @@ async def snapshots(server: str, interval: float) -> AsyncGenerator[Snapshot]:
             ):
                 yield of_pod(server, answer.model.name, told.load)
         except grpc.aio.AioRpcError as error:
-            raise ServerError.of_call(error) from None
+            raise error_of_call(error) from None
 
 
 async def _messages(call: Any, interval: float) -> AsyncGenerator[Any]:
