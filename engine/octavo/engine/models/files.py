@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from octavo.engine.errors import ModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Container, Iterator, Mapping
     from pathlib import Path
 
     from octavo.engine.models.spec import DecoderSpec, StoredType, Weight
@@ -32,12 +32,22 @@ class ModelFiles(ABC):
     quantized: bool = False
 
     @abstractmethod
-    def weights(self) -> Iterator[Weight]:
+    def weights(self, as_stored: Container[str] = frozenset()) -> Iterator[Weight]:
         """Every weight of `spec.weight_shapes()` exactly once, in exactly that shape. May be called again.
+
+        as_stored: names out of `ggml_types`, whose blocks are wanted as they are.
 
         That the files hold them all was checked when they were opened. Tensors that the decoder does not have
         are ignored, the output projection of tied embeddings among them.
         """
+
+    def ggml_types(self) -> Mapping[str, int]:
+        """The weights that are stored in GGML's quantised blocks, by name, and the number of their type."""
+        return {}
+
+    @abstractmethod
+    def stored_in(self) -> list[Path]:
+        """The files that hold the weights."""
 
     @cached_property
     def eos_token_ids(self) -> tuple[int, ...]:

@@ -16,7 +16,7 @@ from octavo.engine.models.safetensors import DTYPES, read_checkpoint
 from octavo.engine.models.spec import StoredType, Weight
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator
     from pathlib import Path
 
     from octavo.engine.tokenizer import Tokenizer
@@ -59,7 +59,10 @@ class ModelFolder(ModelFiles):
                 )
         return {name: stored[theirs[name]] for name in shapes}
 
-    def weights(self) -> Iterator[Weight]:
+    def stored_in(self) -> list[Path]:
+        return sorted({tensor.file for tensor in self._tensors.values()})
+
+    def weights(self, as_stored: Container[str] = frozenset()) -> Iterator[Weight]:
         mapped: dict[Path, np.memmap[Any, Any]] = {}
         for name, tensor in self._tensors.items():
             if tensor.file not in mapped:

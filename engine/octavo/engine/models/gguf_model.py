@@ -20,7 +20,7 @@ from octavo.engine.models.names import GGUF, checkpoint_name
 from octavo.engine.models.spec import StoredType, Weight
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Container, Iterator, Mapping
     from pathlib import Path
 
     from octavo.engine.tokenizer import Tokenizer
@@ -68,28 +68,37 @@ class GGUFModel(ModelFiles):
                 raise ModelError(f"{self._file.path}: {name} is of type {kind.name}, which is not supported")
         return {name: stored[theirs[name]] for name in shapes}
 
-    def weights(self) -> Iterator[Weight]:
+    def ggml_types(self) -> Mapping[str, int]:
+        return {name: int(tensor.kind) for name, tensor in self._tensors.items() if tensor.kind not in STORED}
+
+    def stored_in(self) -> list[Path]:
+        return [self.path]
+
+    def weights(self, as_stored: Container[str] = frozenset()) -> Iterator[Weight]:
         threads = min(8, available_cpus())
         pending: deque[Future[Weight]] = deque()
         with ThreadPoolExecutor(threads, "dequantize") as pool:
             for item in self._tensors.items():
-                pending.append(pool.submit(self._weight, *item))
+                pending.append(pool.submit(self._weight, *item, item[0] in as_stored))
                 if len(pending) > threads + THREADS_AHEAD:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
 
-    def _weight(self, name: str, tensor: GGUFTensor) -> Weight:
-        if tensor.kind in STORED:
+    def _weight(self, name: str, tensor: GGUFTensor, as_stored: bool) -> Weight:
+        dtype: StoredType = "float32"
+        data: np.ndarray
+        if as_stored:
+            data = tensor.data.reshape(tensor.shape[0], -1)
+        elif tensor.kind in STORED:
             dtype, scalar = STORED[tensor.kind]
-            data: np.ndarray = np.require(tensor.data.view(scalar), requirements="A")
+            data = np.require(tensor.data.view(scalar), requirements="A").reshape(tensor.shape)
         else:
-            dtype, data = "float32", dequantize(tensor.data, tensor.kind)
-        data = data.reshape(tensor.shape)
+            data = dequantize(tensor.data, tensor.kind).reshape(tensor.shape)
         projection = name.removesuffix(".bias").rpartition(".")[2]
         if self._family.gguf_pairs and projection in ("q", "k"):
             data = _halves_from_pairs(data, self.spec.head_dim)
-        return Weight(name, dtype, data)
+        return Weight(name, dtype, data, int(tensor.kind) if as_stored else None)
 
     def _load_tokenizer(self) -> Tokenizer:
         from octavo.engine.tokenizer import Tokenizer

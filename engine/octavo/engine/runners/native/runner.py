@@ -13,6 +13,8 @@ from octavo.engine.config import BLOCK_SIZE
 from octavo.engine.errors import ConfigError, ModelError
 from octavo.engine.memory import available_cpus, available_memory
 from octavo.engine.models.rope import inverse_frequencies
+from octavo.engine.runners.native.forms import choose_forms
+from octavo.engine.runners.native.layout import matrices
 from octavo.engine.runners.native.weights import ALIGNMENT, PackedWeights
 from octavo.kernels.cpu.library import ACTIVATIONS, Form, Layer, Model, Step, is_available, library
 
@@ -71,7 +73,8 @@ class NativeRunner:
         self.block_bytes = BLOCK_SIZE * spec.kv_elements_per_token * element_bytes
         num_threads = config.threads or available_cpus()
         self._pool = library().octavo_pool_new(num_threads, _places(num_threads))
-        self._weights = PackedWeights(spec, form)
+        forms = choose_forms(files, config, matrices(spec), form)
+        self._weights = PackedWeights(spec, forms)
         self._check_weights_fit(files)
         self._memory = _zeros(self._weights.num_bytes)
         self._weights.fill(self._memory, files, self._pool, on_weight)

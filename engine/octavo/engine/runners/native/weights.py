@@ -9,9 +9,10 @@ import numpy as np
 
 from octavo.engine.runners.native.layout import Matrix, Part, matrices, vectors
 from octavo.kernels.cpu.library import SOURCE_TYPES, Form, Linear, library
+from octavo.kernels.cpu.quantized import GGML_SOURCE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from octavo.engine.models.files import ModelFiles
     from octavo.engine.models.spec import DecoderSpec, Weight
@@ -23,17 +24,17 @@ PANEL = 32
 class PackedWeights:
     """Every matrix and vector of a decoder, at fixed offsets of one array of bytes.
 
-    num_bytes: of that array.
+    num_bytes: of that array. forms: of each matrix, by name.
     """
 
-    def __init__(self, spec: DecoderSpec, form: Form) -> None:
-        self._form = form
+    def __init__(self, spec: DecoderSpec, forms: Mapping[str, Form]) -> None:
+        self.forms = forms
         self._matrices = matrices(spec)
         self._places: dict[str, int] = {}
         size = 0
         for matrix in self._matrices:
             self._places[matrix.name] = size
-            size += _aligned(library().octavo_linear_bytes(form, matrix.n, matrix.k))
+            size += _aligned(library().octavo_linear_bytes(forms[matrix.name], matrix.n, matrix.k))
             if matrix.has_bias:
                 self._places[matrix.name + ".bias"] = size
                 size += _aligned(4 * _padded(matrix.n))
@@ -48,7 +49,8 @@ class PackedWeights:
         """Packs all weights into `data`, uint8 [num_bytes] of zeros."""
         self._data = data
         parts = {part.weight: (matrix, part) for matrix in self._matrices for part in matrix.parts}
-        for weight in files.weights():
+        blocks = {name for name in files.ggml_types() if name in parts and self._is_quantized(parts[name][0])}
+        for weight in files.weights(as_stored=blocks):
             if weight.name in parts:
                 self._pack(*parts[weight.name], weight, pool)
             elif weight.name.endswith(".bias"):
@@ -60,14 +62,14 @@ class PackedWeights:
             on_weight(weight.name)
 
     def use(self, data: np.ndarray) -> None:
-        """Takes `data` that another process, or an earlier one, has filled."""
+        """Takes `data` that has been filled before, perhaps by another process."""
         self._data = data
 
     def linear(self, name: str) -> Linear:
         """What the decoder is told of a matrix."""
         matrix = next(m for m in self._matrices if m.name == name)
         bias = self.address(name + ".bias") if matrix.has_bias else None
-        return Linear(self._form, matrix.n, matrix.k, self.address(name), bias)
+        return Linear(self.forms[name], matrix.n, matrix.k, self.address(name), bias)
 
     def address(self, name: str) -> int | None:
         """Of a vector or matrix in memory; None for one that this decoder does not have."""
@@ -76,7 +78,7 @@ class PackedWeights:
 
     def _pack(self, matrix: Matrix, part: Part, weight: Weight, pool: int) -> None:
         source = np.ascontiguousarray(weight.data)
-        into = Linear(self._form, matrix.n, matrix.k, self.address(matrix.name), None)
+        into = Linear(self.forms[matrix.name], matrix.n, matrix.k, self.address(matrix.name), None)
         library().octavo_pack(
             pool,
             ctypes.byref(into),
@@ -84,9 +86,12 @@ class PackedWeights:
             part.run,
             part.jump,
             source.ctypes.data,
-            SOURCE_TYPES[weight.dtype],
+            SOURCE_TYPES[weight.dtype] if weight.ggml_type is None else GGML_SOURCE + weight.ggml_type,
             len(source),
         )
+
+    def _is_quantized(self, matrix: Matrix) -> bool:
+        return self.forms[matrix.name] not in (Form.F32, Form.BF16)
 
     def _floats(self, name: str, length: int) -> np.ndarray:
         place = self._places[name]
