@@ -43,6 +43,11 @@ class EngineConfig:
         "What computes: native (our C++ kernels, CPU only), torch (PyTorch, any device), or auto: native on a "
         "CPU where it can serve the model.",
     )
+    weight_cache: str | None = option(
+        None,
+        "Folder for weights packed for the native runner, so that the next start maps them; off for none, and "
+        "~/.cache/octavo/weights if unset.",
+    )
     threads: int | None = option(
         None, "CPU threads to compute with; as many as the process may use if unset."
     )

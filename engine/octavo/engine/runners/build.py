@@ -51,7 +51,9 @@ def _torch(
     files: ModelFiles, config: EngineConfig, max_model_len: int, on_weight: Callable[[str], None]
 ) -> Runner:
     if config.quantization in ("int8", "int4"):
-        raise ConfigError(f"quantization: only the native runner quantises weights (got {config.quantization!r})")
+        raise ConfigError(
+            f"quantization: only the native runner quantises weights (got {config.quantization!r})"
+        )
     from octavo.engine.runners.torch import TorchRunner  # imports torch, which takes seconds
 
     return TorchRunner(files, config, max_model_len, on_weight)

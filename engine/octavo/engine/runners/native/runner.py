@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +14,7 @@ from octavo.engine.config import BLOCK_SIZE
 from octavo.engine.errors import ConfigError, ModelError
 from octavo.engine.memory import available_cpus, available_memory
 from octavo.engine.models.rope import inverse_frequencies
+from octavo.engine.runners.native.cache import WeightCache, default_folder
 from octavo.engine.runners.native.forms import choose_forms
 from octavo.engine.runners.native.layout import matrices
 from octavo.engine.runners.native.weights import ALIGNMENT, PackedWeights
@@ -76,8 +78,7 @@ class NativeRunner:
         forms = choose_forms(files, config, matrices(spec), form)
         self._weights = PackedWeights(spec, forms)
         self._check_weights_fit(files)
-        self._memory = _zeros(self._weights.num_bytes)
-        self._weights.fill(self._memory, files, self._pool, on_weight)
+        self._weights.use(self._packed(files, config, on_weight))
         self._model = self._describe(spec, form, max_model_len)
         self._decoder = library().octavo_decoder_new(ctypes.byref(self._model), self._pool)
         self._cache = np.empty(0, np.uint8)
@@ -151,6 +152,28 @@ class NativeRunner:
         values = ctypes.cast(step.logits, ctypes.POINTER(ctypes.c_float))
         found = np.ctypeslib.as_array(values, (len(rows), step.logits_stride))
         return found[:, : self._spec.vocab_size]
+
+    def _packed(
+        self, files: ModelFiles, config: EngineConfig, on_weight: Callable[[str], None]
+    ) -> np.ndarray:
+        """The weights as the kernels read them: what was kept of an earlier start, or packed anew."""
+
+        def pack(data: np.ndarray) -> None:
+            self._weights.fill(data, files, self._pool, on_weight)
+
+        num_bytes = self._weights.num_bytes
+        if config.weight_cache != "off":
+            folder = Path(config.weight_cache).expanduser() if config.weight_cache else default_folder()
+            description = f"{files.spec} {self._weights.forms}"
+            cache = WeightCache(folder, files.stored_in(), description)
+            kept = cache.map(num_bytes)
+            if kept is None:
+                kept = cache.fill(num_bytes, pack)
+            if kept is not None:
+                return kept
+        data = _zeros(num_bytes)
+        pack(data)
+        return data
 
     def _check_weights_fit(self, files: ModelFiles) -> None:
         """Raises ModelError where loading would end by the kernel's out-of-memory killer, without a word."""
