@@ -48,11 +48,11 @@ class Packed:
         packed.put(weight, SOURCE_TYPES["float32"])
         return packed
 
-    def put(self, rows: np.ndarray, source_type: int, first: int = 0, run: int = 1 << 30, jump: int = 0) -> None:
+    def put(
+        self, rows: np.ndarray, source_type: int, first: int = 0, run: int = 1 << 30, jump: int = 0
+    ) -> None:
         rows = np.ascontiguousarray(rows)
-        library().octavo_pack(
-            pool(), self.linear, first, run, jump, rows.ctypes.data, source_type, len(rows)
-        )
+        library().octavo_pack(pool(), self.linear, first, run, jump, rows.ctypes.data, source_type, len(rows))
 
     def floats(self) -> np.ndarray:
         out = np.empty((self.n, self.k), np.float32)
@@ -168,7 +168,9 @@ def test_a_row_does_not_depend_on_what_runs_beside_it(form: Form, data: st.DataO
 
     rows = data.draw(st.lists(st.integers(0, 39), min_size=1, max_size=40))
 
-    np.testing.assert_array_equal(packed.product(x[rows], np.empty((len(rows), 64), np.float32)), together[rows])
+    np.testing.assert_array_equal(
+        packed.product(x[rows], np.empty((len(rows), 64), np.float32)), together[rows]
+    )
 
 
 def random_blocks(ggml_type: GGML, rows: int, k: int) -> np.ndarray:
@@ -274,6 +276,15 @@ def test_other_instruction_sets_do_the_same(isa: str) -> None:
     found = subprocess.run([sys.executable, "-c", name], env=environment, capture_output=True, text=True)
     if found.stdout.strip() != isa:
         pytest.skip(f"this processor has no {isa}")
-    command = [sys.executable, "-m", "pytest", "-q", "--durations=0", "-p", "no:cacheprovider", Path(__file__)]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "--durations=0",
+        "-p",
+        "no:cacheprovider",
+        Path(__file__),
+    ]
     run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout[-4000:]

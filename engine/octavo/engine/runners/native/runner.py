@@ -19,6 +19,7 @@ from octavo.engine.runners.native.forms import choose_forms
 from octavo.engine.runners.native.layout import matrices
 from octavo.engine.runners.native.weights import ALIGNMENT, PackedWeights
 from octavo.kernels.cpu.library import ACTIVATIONS, Form, Layer, Model, Step, is_available, library
+from octavo.kernels.cpu.sampling import Sampler
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,6 +82,7 @@ class NativeRunner:
         self._weights.use(self._packed(files, config, on_weight))
         self._model = self._describe(spec, form, max_model_len)
         self._decoder = library().octavo_decoder_new(ctypes.byref(self._model), self._pool)
+        self._sampler = Sampler(library(), self._pool)
         self._cache = np.empty(0, np.uint8)
 
     def __del__(self) -> None:
@@ -100,22 +102,12 @@ class NativeRunner:
         library().octavo_decoder_set_cache(self._decoder, self._cache.ctypes.data, num_blocks)
 
     def run(self, batch: Batch) -> StepOutput:
-        import torch
-
-        from octavo.kernels.reference import sample, score
-
-        logits = torch.from_numpy(self.logits(batch))
+        logits = self.logits(batch)
         num_rows = len(batch.sampling)
-        scored = None
-        if len(batch.scoring):
-            scoring: ScoringBatch = batch.scoring
-            logprobs, top_ids, top_logprobs = score(logits[num_rows:], scoring.targets, scoring.most)
-            scored = StepOutput(
-                token_ids=scoring.targets, logprobs=logprobs, top_ids=top_ids, top_logprobs=top_logprobs
-            )
+        scored = self._score(logits[num_rows:], batch.scoring) if len(batch.scoring) else None
         if not num_rows:
             return StepOutput(token_ids=np.empty(0, np.int32), scored=scored)
-        token_ids, logprobs, top_ids, top_logprobs, candidate_ids, candidate_logprobs = sample(
+        token_ids, logprobs, top_ids, top_logprobs, candidate_ids, candidate_logprobs = self._sampler.sample(
             logits[:num_rows], batch.sampling
         )
         return StepOutput(
@@ -126,6 +118,12 @@ class NativeRunner:
             candidate_ids=candidate_ids,
             candidate_logprobs=candidate_logprobs,
             scored=scored,
+        )
+
+    def _score(self, logits: np.ndarray, scoring: ScoringBatch) -> StepOutput:
+        logprobs, top_ids, top_logprobs = self._sampler.score(logits, scoring.targets, scoring.most)
+        return StepOutput(
+            token_ids=scoring.targets, logprobs=logprobs, top_ids=top_ids, top_logprobs=top_logprobs
         )
 
     def logits(self, batch: Batch) -> np.ndarray:

@@ -9,6 +9,7 @@
 #include "kernels_quantized.h"
 #include "product.h"
 #include "rows.h"
+#include "scan.h"
 
 #define TABLE_OF(isa) kernels_##isa
 #define TABLE(isa) TABLE_OF(isa)
@@ -32,6 +33,7 @@ const Kernels TABLE(OCTAVO_ISA) = {
     read_memory,
     multiply,
     pack_quantized,
+    SCANS,
 };
 
 }  // namespace octavo

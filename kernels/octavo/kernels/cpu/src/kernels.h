@@ -4,6 +4,8 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "logits.h"
+
 namespace octavo {
 
 // Columns of a product that are computed together: weights lie in panels of as many rows of the weight matrix.
@@ -145,6 +147,7 @@ struct Kernels {
     uint64_t (*multiply)(int rounds, bool by_bytes);
     // Packs the source's rows [first, last) into a quantised form.
     void (*pack_quantized)(const Packing& packing, int first, int last);
+    Scans scans;
 };
 
 extern const Kernels kernels_avx512bf16, kernels_avx512, kernels_avx2, kernels_generic;

@@ -60,12 +60,31 @@ INLINE f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
 #endif
 }
 
-INLINE f32x16 max(f32x16 a, f32x16 b) {
+// What compares goes by registers: GCC takes a comparison of wider vectors apart into scalars.
 #if defined(__AVX512F__)
-    return (f32x16)_mm512_max_ps((__m512)a, (__m512)b);
+constexpr int REGISTER_BYTES = 64;
+#elif defined(__AVX2__)
+constexpr int REGISTER_BYTES = 32;
 #else
-    return a > b ? a : b;
+constexpr int REGISTER_BYTES = 16;
 #endif
+constexpr int REGISTERS = 64 / REGISTER_BYTES;
+typedef float f32xr __attribute__((vector_size(REGISTER_BYTES)));
+
+// b where either is NaN.
+INLINE f32x16 max(f32x16 a, f32x16 b) {
+    f32xr x[REGISTERS], y[REGISTERS];
+    memcpy(x, &a, sizeof x), memcpy(y, &b, sizeof y);
+    for (int i = 0; i < REGISTERS; i++) x[i] = x[i] > y[i] ? x[i] : y[i];
+    return load_as<f32x16>(x);
+}
+
+// v, but 0 where x < bound.
+INLINE f32x16 zero_below(f32x16 x, f32x16 bound, f32x16 v) {
+    f32xr values[REGISTERS], y[REGISTERS], limits[REGISTERS];
+    memcpy(values, &v, sizeof values), memcpy(y, &x, sizeof y), memcpy(limits, &bound, sizeof limits);
+    for (int i = 0; i < REGISTERS; i++) values[i] = y[i] < limits[i] ? f32xr{} : values[i];
+    return load_as<f32x16>(values);
 }
 
 // The first `count` elements; the rest are `fill`.
@@ -234,10 +253,10 @@ INLINE i32x16 dot_quads(i32x16 acc, u32x16 a, u32x16 b) {
 // eˣ within 2 ulp for x in [-87, 88]; 0 below, for a score of minus infinity too.
 INLINE f32x16 exp(f32x16 x) {
     const f32x16 lowest = splat(-87.3f);
-    f32x16 clamped = x < lowest ? lowest : x;
-    clamped = clamped > splat(88.7f) ? splat(88.7f) : clamped;
-    // x = n·ln 2 + r; adding and taking off 1.5·2²³ rounds n to a whole number.
-    f32x16 n = fma(clamped, splat(1.44269504f), splat(12582912.f)) - splat(12582912.f);
+    f32x16 clamped = -max(splat(-88.7f), -max(lowest, x));
+    // x = n·ln 2 + r; adding 1.5·2²³ rounds n to a whole number, whose bits are the last ones of the sum.
+    const f32x16 shifted = fma(clamped, splat(1.44269504f), splat(12582912.f));
+    const f32x16 n = shifted - splat(12582912.f);
     f32x16 r = fma(n, splat(-0.693359375f), clamped);
     r = fma(n, splat(2.12194440e-4f), r);
     f32x16 p = splat(1.9875691500e-4f);
@@ -247,8 +266,8 @@ INLINE f32x16 exp(f32x16 x) {
     p = fma(p, r, splat(1.6666665459e-1f));
     p = fma(p, r, splat(5.0000001201e-1f));
     p = fma(p, r * r, r + splat(1.f));
-    f32x16 power = (f32x16)((__builtin_convertvector(n, i32x16) + 127) << 23);
-    return x < lowest ? f32x16{} : p * power;
+    f32x16 power = (f32x16)(((i32x16)shifted + 127) << 23);
+    return zero_below(x, lowest, p * power);
 }
 
 INLINE void prefetch(const void* address) { __builtin_prefetch(address, 0, 3); }
