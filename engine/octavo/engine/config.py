@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["auto", "none", "int8", "int4"]
+KVCacheType = Literal["auto", "int8"]
 RunnerName = Literal["auto", "native", "torch"]
 Speculation = Literal["off", "ngram", "draft"]
 
@@ -37,6 +38,11 @@ class EngineConfig:
         "auto",
         "Bits of the weights on a CPU: int8, int4 (in groups of 32), none for those of dtype, or auto: as the "
         "checkpoint has them, unless dtype is set.",
+    )
+    kv_cache_dtype: KVCacheType = option(
+        "auto",
+        "Type of keys and values: int8 has room for nearly twice as many tokens (native runner only); auto is "
+        "that of dtype.",
     )
     runner: RunnerName = option(
         "auto",

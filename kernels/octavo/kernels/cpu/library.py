@@ -38,6 +38,9 @@ class Form(IntEnum):
     GROUP8_CENTRED = 8
 
 
+POOL_TYPES = {"float32": 0, "bfloat16": 1, "int8": 2}
+"""Types of keys and values in the KV pool."""
+
 SOURCE_TYPES = {"float32": 0, "bfloat16": 1, "float16": 2}
 """Types of weights that `octavo_pack` reads, by the names of `octavo.engine.models.spec.StoredType`."""
 
@@ -87,7 +90,7 @@ class Model(Structure):
         ("rotary_dim", c_int32),
         ("vocab_size", c_int32),
         ("activation", c_int32),
-        ("pool_form", c_int32),
+        ("pool_type", c_int32),
         ("norm_eps", c_float),
         ("rope_scale", c_float),
         ("frequencies", c_void_p),
@@ -136,6 +139,7 @@ FUNCTIONS = {
     "octavo_product": (None, (c_void_p, POINTER(Product))),
     "octavo_decoder_new": (c_void_p, (POINTER(Model), c_void_p)),
     "octavo_decoder_free": (None, (c_void_p,)),
+    "octavo_block_bytes": (c_size_t, (c_int, c_int, c_int, c_int)),
     "octavo_decoder_set_cache": (None, (c_void_p, c_void_p, c_int64)),
     "octavo_decoder_run": (None, (c_void_p, POINTER(Step))),
 }

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from octavo.engine.batch import Batch, ScoringBatch, StepOutput
-from octavo.engine.config import BLOCK_SIZE
 from octavo.engine.errors import ConfigError, ModelError
 from octavo.engine.memory import available_cpus, available_memory
 from octavo.engine.models.rope import inverse_frequencies
@@ -18,7 +17,16 @@ from octavo.engine.runners.native.cache import WeightCache, default_folder
 from octavo.engine.runners.native.forms import choose_forms
 from octavo.engine.runners.native.layout import matrices
 from octavo.engine.runners.native.weights import ALIGNMENT, PackedWeights
-from octavo.kernels.cpu.library import ACTIVATIONS, Form, Layer, Model, Step, is_available, library
+from octavo.kernels.cpu.library import (
+    ACTIVATIONS,
+    POOL_TYPES,
+    Form,
+    Layer,
+    Model,
+    Step,
+    is_available,
+    library,
+)
 from octavo.kernels.cpu.sampling import Sampler
 
 if TYPE_CHECKING:
@@ -72,15 +80,17 @@ class NativeRunner:
         self._spec = spec = files.spec
         self.dtype = _dtype(files, config)
         form = Form.BF16 if self.dtype == "bfloat16" else Form.F32
-        element_bytes = 2 if form is Form.BF16 else 4
-        self.block_bytes = BLOCK_SIZE * spec.kv_elements_per_token * element_bytes
+        self._pool_type = POOL_TYPES[self.dtype if config.kv_cache_dtype == "auto" else config.kv_cache_dtype]
+        self.block_bytes = library().octavo_block_bytes(
+            self._pool_type, spec.num_layers, spec.num_kv_heads, spec.head_dim
+        )
         num_threads = config.threads or available_cpus()
         self._pool = library().octavo_pool_new(num_threads, _places(num_threads))
         forms = choose_forms(files, config, matrices(spec), form)
         self._weights = PackedWeights(spec, forms)
         self._check_weights_fit(files)
         self._weights.use(self._packed(files, config, on_weight))
-        self._model = self._describe(spec, form, max_model_len)
+        self._model = self._describe(spec, max_model_len)
         self._decoder = library().octavo_decoder_new(ctypes.byref(self._model), self._pool)
         self._sampler = Sampler(library(), self._pool)
         self._cache = np.empty(0, np.uint8)
@@ -182,7 +192,7 @@ class NativeRunner:
                 f"and {free / 2**30:.1f} GiB are free on {self.device}"
             )
 
-    def _describe(self, spec: DecoderSpec, form: Form, max_model_len: int) -> Model:
+    def _describe(self, spec: DecoderSpec, max_model_len: int) -> Model:
         weights = self._weights
         frequencies, rope_scale = inverse_frequencies(spec.rope, max_model_len)
         self._frequencies = np.ascontiguousarray(frequencies, np.float32)
@@ -208,7 +218,7 @@ class NativeRunner:
             rotary_dim=spec.rope.rotary_dim,
             vocab_size=spec.vocab_size,
             activation=ACTIVATIONS[spec.activation],
-            pool_form=form,
+            pool_type=self._pool_type,
             norm_eps=spec.norm_eps,
             rope_scale=rope_scale,
             frequencies=self._frequencies.ctypes.data,

@@ -73,6 +73,10 @@ API uint64_t octavo_multiply(Pool* pool, int rounds, bool by_bytes) {
 // The model's structures are copied, what they point to is not.
 API Decoder* octavo_decoder_new(const Model* model, Pool* pool) { return new Decoder(*model, *pool); }
 API void octavo_decoder_free(Decoder* decoder) { delete decoder; }
+// Bytes that a block takes in all layers.
+API size_t octavo_block_bytes(int pool_type, int num_layers, int num_kv_heads, int head_dim) {
+    return size_t(num_layers) * num_kv_heads * kernels().pool_bytes[pool_type](head_dim);
+}
 API void octavo_decoder_set_cache(Decoder* decoder, void* data, int64_t num_blocks) {
     decoder->set_cache(data, num_blocks);
 }

@@ -4,14 +4,12 @@
 // gets its greatest score, the sum of its weights and the weighted sum of values, and these are merged chunk by
 // chunk from the first on (as FlashAttention does, Dao et al., 2022). What a row computes so depends on its own
 // position alone: not on the rows beside it, nor on who computes which chunk, nor on how the prompt came in pieces.
-//
-// A block holds keys as [head_dim / p][16 tokens][p] and values as [16 / p tokens][head_dim][p] for each key-value
-// head, with p = 2 for bfloat16 and 1 for float32: both products then read whole vectors, as products of weights do.
 #pragma once
 
 #include <cmath>
 
 #include "accumulate.h"
+#include "blocks.h"
 #include "kernels.h"
 #include "vec.h"
 
@@ -19,8 +17,6 @@ namespace OCTAVO_ISA {
 
 using octavo::Attention;
 using octavo::AttentionTask;
-using octavo::BLOCK;
-using octavo::CHUNK;
 using octavo::MAX_TASK_ROWS;
 
 constexpr float MINUS_INFINITY = -__builtin_inff();
@@ -107,8 +103,9 @@ __attribute__((noinline)) void sum_values(
         for (int v = 0; v < V; v++) store(out + size_t(r) * head_dim + v * 16, acc[r][v]);
 }
 
-template <class Kind>
+template <class Blocks>
 struct Attend {
+    using Kind = typename Blocks::Kind;
     using Element = typename Kind::Element;
 
     const Attention& a;
@@ -120,6 +117,9 @@ struct Attend {
     alignas(64) Element queries[MAX_TASK_ROWS * octavo::MAX_HEAD_DIM];
     alignas(64) float outs[MAX_TASK_ROWS * octavo::MAX_HEAD_DIM];
     RowState states[MAX_TASK_ROWS];
+    // Of blocks of bytes: a chunk's keys and values as they are computed, and their scales.
+    alignas(64) Element wide[Blocks::ARE_BYTES ? 2 * CHUNK * octavo::MAX_HEAD_DIM : 1];
+    alignas(64) float key_scales[CHUNK], value_scales[CHUNK];
 
     Attend(const Attention& a, const AttentionTask& task, int kv_head)
         : a(a), task(task), kv_head(kv_head), group(a.num_heads / a.num_kv_heads), num_rows(task.num_tokens * group) {}
@@ -128,10 +128,10 @@ struct Attend {
     int head(int row) const { return kv_head * group + row % group; }
 
     void run() {
-        const size_t head_bytes = a.head_dim * sizeof(Element);
+        const size_t query_bytes = a.head_dim * sizeof(Element);
         for (int row = 0; row < num_rows; row++) {
             const char* query = static_cast<const char*>(a.queries) + token(row) * a.query_stride * sizeof(Element);
-            memcpy(queries + size_t(row) * a.head_dim, query + head(row) * head_bytes, head_bytes);
+            memcpy(queries + size_t(row) * a.head_dim, query + head(row) * query_bytes, query_bytes);
             states[row] = {MINUS_INFINITY, 0, outs + size_t(row) * a.head_dim};
         }
         for (int chunk = task.first_chunk; chunk < task.last_chunk; chunk++) {
@@ -139,13 +139,24 @@ struct Attend {
             const int* table = task.block_table + chunk * (CHUNK / BLOCK);
             const int num_blocks = std::min(CHUNK / BLOCK, task.num_blocks - chunk * (CHUNK / BLOCK));
             for (int b = 0; b < num_blocks; b++) {
-                keys[b] = static_cast<const char*>(a.cache) + a.keys_at(table[b], kv_head) * sizeof(Element);
-                values[b] = keys[b] + BLOCK * head_bytes;
+                char* head = a.head_of(table[b], kv_head, Blocks::head_bytes(a.head_dim));
+                if constexpr (Blocks::ARE_BYTES) head = widen(b, head);
+                keys[b] = head;
+                values[b] = head + BLOCK * query_bytes;
             }
             for (int row = 0; row < num_rows; row += TILE_ROWS)
                 tile(chunk, row, std::min(TILE_ROWS, num_rows - row), keys, values, num_blocks);
         }
         for (int row = 0; row < num_rows; row++) finish(row);
+    }
+
+    char* widen(int b, char* head) {
+        Element* to = wide + size_t(2) * BLOCK * b * a.head_dim;
+        Blocks::widen(head, a.head_dim, to);
+        const float* scales = Blocks::scales(head, a.head_dim);
+        memcpy(key_scales + b * BLOCK, scales, BLOCK * sizeof(float));
+        memcpy(value_scales + b * BLOCK, scales + BLOCK, BLOCK * sizeof(float));
+        return reinterpret_cast<char*>(to);
     }
 
     void finish(int row) {
@@ -201,6 +212,10 @@ struct Attend {
         f32x16 most = splat(MINUS_INFINITY), total = {};
         for (int b = first; b < last; b++) {
             f32x16 s = load(scores[r] + b * BLOCK);
+            if (Blocks::ARE_BYTES) {
+                s *= load(key_scales + b * BLOCK);
+                store(scores[r] + b * BLOCK, s);
+            }
             if (from > b * BLOCK || to < (b + 1) * BLOCK) {
                 f32x16 at = ramp + splat(float(b * BLOCK));
                 s = (at >= splat(float(from))) & (at < splat(float(to))) ? s : splat(MINUS_INFINITY);
@@ -213,17 +228,16 @@ struct Attend {
         for (int b = first; b < last; b++) {
             f32x16 w = exp(load(scores[r] + b * BLOCK) - base);
             total += w;
-            Kind::put(weights[r] + b * BLOCK, w);
+            Kind::put(weights[r] + b * BLOCK, Blocks::ARE_BYTES ? w * load(value_scales + b * BLOCK) : w);
         }
         sum = OCTAVO_ISA::sum(total);
     }
 };
 
-template <class Kind>
-void attend(const Attention& a, const AttentionTask& task, int kv_head) {
-    static thread_local Attend<Kind>* kept = nullptr;
-    if (!kept) kept = static_cast<Attend<Kind>*>(aligned_alloc(64, (sizeof(Attend<Kind>) + 63) / 64 * 64));
-    (new (kept) Attend<Kind>(a, task, kv_head))->run();
+template <class Blocks>
+void attend(const Attention& a, const AttentionTask& task, int kv_head, void* scratch) {
+    static_assert(sizeof(Attend<Blocks>) <= octavo::ATTEND_SCRATCH);
+    (new (scratch) Attend<Blocks>(a, task, kv_head))->run();
 }
 
 // Merges the chunks of a token that were computed apart.
@@ -262,32 +276,23 @@ INLINE void turn(const Attention& a, int token, const float* head, const float* 
 
 // Takes a token's row of queries, keys and values apart: queries go where `attend` reads them, keys and values
 // into the token's block.
-template <class Kind>
+template <class Blocks>
 void store_token(const Attention& a, int token) {
-    using Element = typename Kind::Element;
-    constexpr int P = Kind::PER_STEP;
+    using Kind = typename Blocks::Kind;
     alignas(64) float head[octavo::MAX_HEAD_DIM];
-    alignas(64) Element narrow[octavo::MAX_HEAD_DIM];
-    const int dim = a.head_dim, slot = a.positions[token] % BLOCK;
+    const int dim = a.head_dim, slot = a.positions[token] % BLOCK, block = a.new_blocks[token];
     const float* row = a.qkv + token * a.qkv_stride;
-    Element* query = static_cast<Element*>(a.queries) + token * a.query_stride;
+    auto* query = static_cast<typename Kind::Element*>(a.queries) + token * a.query_stride;
     for (int h = 0; h < a.num_heads; h++, row += dim, query += dim) {
         turn(a, token, row, a.query_norm, head);
         for (int d = 0; d < dim; d += 16) Kind::put(query + d, load(head + d));
     }
-    Element* cache = static_cast<Element*>(a.cache);
     for (int h = 0; h < a.num_kv_heads; h++, row += dim) {
-        Element* keys = cache + a.keys_at(a.new_blocks[token], h);
         turn(a, token, row, a.key_norm, head);
-        for (int d = 0; d < dim; d += 16) Kind::put(narrow + d, load(head + d));
-        for (int d = 0; d < dim; d += P) memcpy(keys + d * BLOCK + slot * P, narrow + d, P * sizeof(Element));
+        Blocks::put_key(a.head_of(block, h, Blocks::head_bytes(dim)), dim, slot, head);
     }
-    for (int h = 0; h < a.num_kv_heads; h++, row += dim) {
-        Element* values = cache + a.keys_at(a.new_blocks[token], h) + BLOCK * dim;
-        for (int d = 0; d < dim; d += 16) Kind::put(narrow + d, load(row + d));
-        Element* to = values + slot / P * P * dim + slot % P;
-        for (int d = 0; d < dim; d++) to[d * P] = narrow[d];
-    }
+    for (int h = 0; h < a.num_kv_heads; h++, row += dim)
+        Blocks::put_value(a.head_of(block, h, Blocks::head_bytes(dim)), dim, slot, row);
 }
 
 }  // namespace OCTAVO_ISA

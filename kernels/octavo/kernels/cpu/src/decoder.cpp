@@ -13,8 +13,6 @@ namespace {
 // sequences share only once. Others have rows enough to keep everybody busy.
 constexpr int MOST_TOKENS_BY_CHUNK = 16;
 
-size_t element_bytes(int32_t pool_form) { return pool_form == BF16 ? 2 : 4; }
-
 // Pieces small enough that nobody waits long for the last one, and large enough to be worth fetching.
 int piece(int count, const Worker& worker) { return std::max(1, count / (worker.pool.size() * 6)); }
 
@@ -43,7 +41,7 @@ void unpack_row(const Linear& linear, int row, float* out) {
 }
 
 size_t Decoder::block_bytes() const {
-    return size_t(model_.num_kv_heads) * 2 * BLOCK * model_.head_dim * element_bytes(model_.pool_form);
+    return model_.num_kv_heads * kernels_.pool_bytes[model_.pool_type](model_.head_dim);
 }
 
 void Decoder::run(Step& step) {
@@ -56,6 +54,7 @@ void Decoder::run(Step& step) {
     qkv_.get(tokens * (heads + 2 * kv_heads + PANEL));
     gated_.get(tokens * m.intermediate_size);
     mixed_.get(tokens * heads);
+    attend_.get(pool_.size() * ATTEND_SCRATCH);
     norms_.get(size_t(pool_.size()) * widest);
     a_.get(tokens * activation_bytes(F32, widest));
     queries_.get(tokens * heads * 4);
@@ -242,19 +241,20 @@ void Decoder::layer(int index, const Step& step, Worker& worker) {
 }
 
 void Decoder::attention(Worker& worker, const Attention& a) {
-    const int tokens = int(first_partial_.size()), kind = model_.pool_form;
+    const int tokens = int(first_partial_.size()), type = model_.pool_type;
     worker.share(tokens, piece(tokens, worker), [&](int first, int last) {
-        for (int t = first; t < last; t++) kernels_.store_token[kind](a, t);
+        for (int t = first; t < last; t++) kernels_.store_token[type](a, t);
     });
     worker.barrier();
     // A head's tasks of whole sequences follow each other, so that they find its keys and values in the cache; a
     // chunk's heads follow each other, as they do in memory.
     const int heads = model_.num_kv_heads, whole = int(whole_.size()), partial = int(partial_.size());
+    char* scratch = attend_.get(0) + worker.rank * ATTEND_SCRATCH;
     worker.share(whole * heads, 1, [&](int first, int last) {
-        for (int i = first; i < last; i++) kernels_.attend[kind](a, whole_[i % whole], i / whole);
+        for (int i = first; i < last; i++) kernels_.attend[type](a, whole_[i % whole], i / whole, scratch);
     });
     worker.share(partial * heads, heads, [&](int first, int last) {
-        for (int i = first; i < last; i++) kernels_.attend[kind](a, partial_[i / heads], i % heads);
+        for (int i = first; i < last; i++) kernels_.attend[type](a, partial_[i / heads], i % heads, scratch);
     });
     worker.barrier();
     if (apart_.empty()) return;

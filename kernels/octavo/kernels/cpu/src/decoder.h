@@ -19,7 +19,7 @@ struct Layer {
 struct Model {
     int32_t hidden_size, intermediate_size, num_layers, num_heads, num_kv_heads, head_dim, rotary_dim, vocab_size;
     int32_t activation;
-    int32_t pool_form;  // F32 or BF16: the type of keys and values
+    int32_t pool_type;  // PoolType
     float norm_eps, rope_scale;
     const float* frequencies;  // [rotary_dim / 2], the angle per position
     const float* final_norm;
@@ -94,7 +94,7 @@ class Decoder {
     int num_partials_ = 0;
 
     Scratch<float> cosines_, sines_, x_, x_rows_, qkv_, gated_, mixed_, partials_, logits_, norms_;
-    Scratch<char> a_, queries_, attended_, attended_rows_, copied_;
+    Scratch<char> a_, queries_, attended_, attended_rows_, copied_, attend_;
 };
 
 // Bytes of a row of activations for products with weights of this form.

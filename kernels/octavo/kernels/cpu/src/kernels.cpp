@@ -5,8 +5,8 @@
 
 #include "attention.h"
 #include "kernels.h"
-#include "probe.h"
 #include "kernels_quantized.h"
+#include "probe.h"
 #include "product.h"
 #include "rows.h"
 #include "scan.h"
@@ -20,6 +20,18 @@ namespace octavo {
 
 using namespace OCTAVO_ISA;
 
+namespace {
+
+using Floats = PlainBlocks<Single>;
+using Halves = PlainBlocks<Pair>;
+
+template <class Blocks>
+size_t head_bytes(int head_dim) {
+    return Blocks::head_bytes(head_dim);
+}
+
+}  // namespace
+
 extern const Kernels TABLE(OCTAVO_ISA);
 const Kernels TABLE(OCTAVO_ISA) = {
     NAME(OCTAVO_ISA),
@@ -27,8 +39,9 @@ const Kernels TABLE(OCTAVO_ISA) = {
      product_group5_centred, product_group6_centred16, product_group8_centred},
     to_activations,
     rms_norm,
-    {store_token<Single>, store_token<Pair>},
-    {attend<Single>, attend<Pair>},
+    {head_bytes<Floats>, head_bytes<Halves>, head_bytes<ByteBlocks>},
+    {store_token<Floats>, store_token<Halves>, store_token<ByteBlocks>},
+    {attend<Floats>, attend<Halves>, attend<ByteBlocks>},
     combine,
     read_memory,
     multiply,

@@ -23,6 +23,12 @@ constexpr int MAX_HEAD_DIM = 256;
 // Rows (a query head of a token) that one attention task may have.
 constexpr int MAX_TASK_ROWS = 96;
 
+// Memory that an attention task computes in.
+constexpr size_t ATTEND_SCRATCH = 512 << 10;
+
+// The type of keys and values in their pool; see blocks.h.
+enum PoolType : int32_t { POOL_F32 = 0, POOL_BF16 = 1, POOL_INT8 = 2, NUM_POOL_TYPES };
+
 // How a weight matrix is stored, and with it the form of the activations it is multiplied with.
 enum Form : int32_t {
     F32 = 0,   // float32 weights and activations
@@ -102,8 +108,10 @@ struct Attention {
     }
     int last_chunk(int token) const { return positions[token] / CHUNK + 1; }
 
-    // Elements from the pool's start to a head's keys in a block; its values follow.
-    size_t keys_at(int block, int kv_head) const { return (size_t(block) * num_kv_heads + kv_head) * 2 * BLOCK * head_dim; }
+    // A head's keys in a block; its values follow. bytes: of both.
+    char* head_of(int block, int kv_head, size_t bytes) const {
+        return static_cast<char*>(cache) + (size_t(block) * num_kv_heads + kv_head) * bytes;
+    }
 };
 
 // Rows that see the same chunks of the same blocks. tokens: ascending.
@@ -138,9 +146,11 @@ struct Kernels {
     void (*product[NUM_FORMS])(const Product& product, int first, int last);
     void (*to_activations)(const float* x, int n, Form form, void* out);
     void (*rms_norm)(const float* x, const float* weight, float eps, int n, Form form, float* scratch, void* out);
-    // By the type of the pools, float32 or bfloat16.
-    void (*store_token[2])(const Attention& attention, int token);
-    void (*attend[2])(const Attention& attention, const AttentionTask& task, int kv_head);
+    // By the type of the pools.
+    size_t (*pool_bytes[NUM_POOL_TYPES])(int head_dim);  // of one head's keys and values in a block
+    void (*store_token[NUM_POOL_TYPES])(const Attention& attention, int token);
+    // scratch: ATTEND_SCRATCH bytes at the start of a cache line.
+    void (*attend[NUM_POOL_TYPES])(const Attention& attention, const AttentionTask& task, int kv_head, void* scratch);
     void (*combine)(const Attention& attention, int token);
     // Measures of the machine; see probe.h.
     uint64_t (*read_memory)(const char* data, size_t bytes);
