@@ -13,8 +13,8 @@ GGML_SOURCE = 100
 """Added to GGML's number of a type, it is a source type of `octavo_pack`."""
 
 SCHEMES = {"int8": (Form.INT8, Form.INT8), "int4": (Form.GROUP4, Form.GROUP8_CENTRED)}
-"""By what `quantization` may be: the form of a layer's matrices, and that of embedding and output, which suffer
-more from few bits."""
+"""By what `quantization` may be: the form of a layer's matrices, and that of embedding and output, which
+suffer more from few bits."""
 
 
 def is_computable(ggml_type: int, k: int) -> bool:
