@@ -1,4 +1,4 @@
-"""Products of quantised weights on the CPU: exact on what is stored, close to the floats that it came from."""
+"""Products of quantised weights on the CPU: exact on what is stored, close to the floats it came from."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ class Packed:
         """Into `out`, whose rows are as long as whole panels."""
         a = self.activations(x)
         product = Product(
-            ctypes.pointer(self.linear), a.ctypes.data, a.shape[1], len(x), out.ctypes.data, out.shape[1], finish,
-            ACTIVATIONS["silu"], False,
+            ctypes.pointer(self.linear), a.ctypes.data, a.shape[1], len(x), out.ctypes.data, out.shape[1],
+            finish, ACTIVATIONS["silu"], False,
         )  # fmt: skip
         library().octavo_product(pool(), product)
         return out
@@ -81,8 +81,9 @@ class Packed:
 def integers_and_scales(form: Form, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
     """Of activations: int8 [rows, k], and the scale of each as float32 [rows, k]."""
     if form == Form.INT8:
-        scale = np.ascontiguousarray(rows[:, -(-k // 64) * 64 :][:, :4]).view("f4")
-        return rows[:, :k].view("i1"), np.broadcast_to(scale, (len(rows), k))
+        groups = -(-k // 64)
+        pairs = np.ascontiguousarray(rows[:, 64 * groups : 72 * groups])  # scale and correction
+        return rows[:, :k].view("i1"), np.repeat(pairs.view("f4")[:, ::2], 64, axis=1)[:, :k]
     count = -(-k // 32)
     groups = np.ascontiguousarray(rows[:, : count * GROUP.itemsize]).view(GROUP)
     return groups["q"].reshape(len(rows), -1)[:, :k], np.repeat(groups["scale"], 32, axis=1)[:, :k]
@@ -102,7 +103,7 @@ def test_activations_are_rounded_to_the_nearest_of_255_steps(form: Form, k: int)
     x = normal(3, k) * np.float32([[1], [1e-3], [0]])
     q, scale = integers_and_scales(form, Packed(form, 32, k).activations(x), k)
 
-    length = k if form == Form.INT8 else 32
+    length = 64 if form == Form.INT8 else 32
     for i in range(0, k, length):
         group = x[:, i : i + length]
         most = np.abs(group).max(axis=1, keepdims=True)
@@ -146,7 +147,7 @@ def test_product_is_added_or_gated(form: Form, with_bias: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("form", "error"), [(Form.INT8, 0.02), (Form.GROUP8_CENTRED, 0.012), (Form.GROUP6_CENTRED16, 0.03),
+    ("form", "error"), [(Form.INT8, 0.014), (Form.GROUP8_CENTRED, 0.012), (Form.GROUP6_CENTRED16, 0.03),
                         (Form.GROUP5, 0.04), (Form.GROUP4, 0.08)],
 )  # fmt: skip
 def test_product_is_close_to_that_of_the_floats(form: Form, error: float) -> None:

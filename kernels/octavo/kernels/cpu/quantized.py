@@ -13,8 +13,8 @@ GGML_SOURCE = 100
 """Added to GGML's number of a type, it is a source type of `octavo_pack`."""
 
 SCHEMES = {"int8": (Form.INT8, Form.INT8), "int4": (Form.GROUP4, Form.GROUP8_CENTRED)}
-"""By what `quantization` may be: the form of a layer's matrices, and that of embedding and output, which suffer more
-from few bits."""
+"""By what `quantization` may be: the form of a layer's matrices, and that of embedding and output, which
+suffer more from few bits."""
 
 
 def is_computable(ggml_type: int, k: int) -> bool:
@@ -25,8 +25,8 @@ def is_computable(ggml_type: int, k: int) -> bool:
 def form_of_types(ggml_types: Iterable[int]) -> Form:
     """The form of a matrix that is packed from weights of these types.
 
-    The one that keeps their integers, if there is one for all; else 8 bits, to which they are rounded anew. ValueError
-    for a type that cannot be packed.
+    The one that keeps their integers, if there is one for all; else 8 bits, to which they are rounded anew.
+    ValueError for a type that cannot be packed.
     """
     forms = {ggml_type: library().octavo_form_of_ggml(ggml_type) for ggml_type in ggml_types}
     for ggml_type, form in forms.items():

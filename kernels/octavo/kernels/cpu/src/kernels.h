@@ -34,8 +34,8 @@ enum Form : int32_t {
     F32 = 0,   // float32 weights and activations
     BF16 = 1,  // bfloat16 weights and activations
     // Quantised: fewer bits for a weight, bytes for activations. See `quantized_layout.h`.
-    INT8 = 2,              // 8 bits, a scale for every row of the weight matrix
-    GROUP4 = 3,            // 4 bits, a scale and a minimum for every 32 weights of a row
+    INT8 = 2,              // 8 bits, a scale for every 64 weights of a row
+    GROUP4 = 3,            // 4 bits, a scale and a minimum for every 32
     GROUP4_CENTRED = 4,    // 4 bits, a scale for every 32
     GROUP5 = 5,            // 5 bits, a scale and a minimum for every 32
     GROUP5_CENTRED = 6,    // 5 bits, a scale for every 32

@@ -14,7 +14,7 @@ using octavo::QuantizedRow;
 // What one row needs on its way; k is padded with zero weights to whole groups.
 class PackingRow {
   public:
-    explicit PackingRow(int k) : padded(octavo::whole(k, octavo::GROUP)) {
+    explicit PackingRow(int k) : padded(octavo::whole(k, octavo::INT8_GROUP)) {
         floats = new float[3 * padded]();
         row = {new uint8_t[padded](), floats + padded, floats + 2 * padded};
     }
@@ -102,17 +102,16 @@ static void place_row(GroupShape shape, const QuantizedRow& row, int groups, int
     }
 }
 
-// 8 bits with one scale: fitted and put into its place.
-static void pack_int8_row(const PackingRow& scratch, int k, int column, char* panel) {
-    f32x16 most = {};
-    for (int i = 0; i < scratch.padded; i += 16) most = max(absolute(load(scratch.floats + i)), most);
-    const float magnitude = largest(most), inverse = magnitude > 0 ? 127 / magnitude : 0;
-    for (int i = 0; i < scratch.padded; i += 16)
-        store_bytes(
-            scratch.row.q + i, to_nearest(load(scratch.floats + i) * splat(inverse)) + splat(octavo::INT8_ZERO));
-    const int quads = (k + 3) / 4;
-    for (int i = 0; i < quads; i++) memcpy(panel + (i * PANEL + column) * 4, scratch.row.q + 4 * i, 4);
-    reinterpret_cast<float*>(panel)[quads * PANEL + column] = magnitude / 127;
+static void pack_int8_row(const PackingRow& scratch, int column, char* panel) {
+    constexpr int VECTORS = octavo::INT8_GROUP / 16, QUADS = octavo::INT8_GROUP / 4;
+    for (int i = 0; i < scratch.padded; i += octavo::INT8_GROUP, panel += octavo::INT8_BLOCK_BYTES) {
+        Weights<VECTORS> x;
+        memcpy(x, scratch.floats + i, sizeof x);
+        uint8_t q[octavo::INT8_GROUP];
+        const uint16_t scale = to_half(fit_centred<VECTORS>(x, 8, q));
+        for (int quad = 0; quad < QUADS; quad++) memcpy(panel + (quad * PANEL + column) * 4, q + 4 * quad, 4);
+        memcpy(panel + octavo::INT8_SCALES_AT + 2 * column, &scale, sizeof scale);
+    }
 }
 
 // A type of GGUF whose own form this is keeps its integers; all else is rounded anew.
@@ -132,11 +131,11 @@ static void pack_rows(const octavo::Packing& p, int first, int last) {
         else
             read_floats(p.type, source, k, scratch);
         if (form == octavo::INT8) {
-            pack_int8_row(scratch, k, column, panel);
+            pack_int8_row(scratch, column, panel);
             continue;
         }
         if (!as_it_is) shape.length == 16 ? fit_row<1>(shape, scratch) : fit_row<2>(shape, scratch);
-        place_row(shape, scratch.row, scratch.padded / octavo::GROUP, column, panel);
+        place_row(shape, scratch.row, octavo::groups_of(k), column, panel);
     }
 }
 

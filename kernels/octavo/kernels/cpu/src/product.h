@@ -53,14 +53,6 @@ INLINE f32x16 activate(f32x16 x, octavo::Activation activation) {
     }
 }
 
-// Has the cache lines that a row of a tile will be put into ready by then.
-INLINE void prefetch_out(const Product& p, int row, int panel) {
-    const size_t width = p.finish == octavo::GATE ? PANEL / 2 : PANEL, bytes = p.out_is_bf16 ? 2 : 4;
-    const char* out = static_cast<const char*>(p.out) + (row * p.out_stride + panel * width) * bytes;
-    __builtin_prefetch(out, 1, 3);
-    if (p.finish != octavo::GATE) __builtin_prefetch(out + 64, 1, 3);
-}
-
 // Puts one row of a tile where it belongs.
 INLINE void finish(const Product& p, int row, int panel, f32x16 left, f32x16 right) {
     const size_t column = size_t(panel) * PANEL;
@@ -107,7 +99,6 @@ using BF16Form = PlainForm<Pair>;
 template <class Form, int R>
 __attribute__((noinline)) void compute(
     const Product& p, int row, int panel, const char* a, const char* weights, const char* ahead) {
-    for (int r = 0; r < R; r++) prefetch_out(p, row + r, panel);
     Tile<R> result;
     Form::template tile<R>(a, p.a_stride, weights, p.linear->k, ahead, result);
     for (int r = 0; r < R; r++) finish(p, row + r, panel, result[r][0], result[r][1]);

@@ -1,4 +1,4 @@
-// The product of 8-bit weights that have a scale for each row of their matrix.
+// The product of 8-bit weights that have a scale for each group of 64.
 #pragma once
 
 #include "product.h"
@@ -7,42 +7,46 @@
 namespace OCTAVO_ISA {
 
 struct Int8Form {
-    static constexpr size_t panel_bytes(int k) { return octavo::int8_panel_bytes(k); }
+    static constexpr size_t panel_bytes(int k) { return octavo::int8_groups(k) * octavo::INT8_BLOCK_BYTES; }
 
     template <int R>
     INLINE void tile(const char* a, size_t stride, const char* panel, int k, const char* ahead, Tile<R>& result) {
-        const int quads = (k + 3) / 4;
-        const uint32_t* b = reinterpret_cast<const uint32_t*>(panel);
-        const float* weight_scale = reinterpret_cast<const float*>(panel + size_t(quads) * PANEL * 4);
-        const auto group = [&](int r, int g) {
-            return reinterpret_cast<const octavo::Int8Group*>(a + r * stride + octavo::whole(k, 64))[g];
-        };
-        for (int v = 0; v < 2; v += TILE_VECTORS) {
-            f32x16 total[R][TILE_VECTORS] = {};
-            for (int g = 0, i = 0; g < octavo::int8_groups(k); g++) {
-                const int end = octavo::INT8_GROUP ? std::min(quads, i + octavo::INT8_GROUP / 4) : quads;
-                i32x16 acc[R][TILE_VECTORS];
+        // Integers and floats are both summed in registers; for many rows there are enough for 16 columns.
+        constexpr int VECTORS = R <= TILE_ROWS / 2 ? TILE_VECTORS : 1, QUADS = octavo::INT8_GROUP / 4;
+        const int groups = octavo::int8_groups(k);
+        for (int v = 0; v < 2; v += VECTORS) {
+            f32x16 total[R][VECTORS] = {};
+            const char* block = panel + 64 * v;
+            const char* bytes = a;
+            const octavo::Int8Group* group = reinterpret_cast<const octavo::Int8Group*>(a + groups * octavo::INT8_GROUP);
+            for (int g = 0; g < groups; g++, block += octavo::INT8_BLOCK_BYTES, bytes += octavo::INT8_GROUP, group++) {
+                const auto of_row = [&](int r) -> const octavo::Int8Group& {
+                    return *reinterpret_cast<const octavo::Int8Group*>(reinterpret_cast<const char*>(group) + r * stride);
+                };
+                i32x16 acc[R][VECTORS];
 #pragma GCC unroll 12
                 for (int r = 0; r < R; r++)
-                    for (int c = 0; c < TILE_VECTORS; c++) acc[r][c] = splat(group(r, g).correction);
-                for (; i < end; i++) {
-                    prefetch(ahead + size_t(i) * 128), prefetch(ahead + size_t(i) * 128 + 64);
-                    u32x16 w[TILE_VECTORS];
-                    for (int c = 0; c < TILE_VECTORS; c++)
-                        w[c] = load_as<u32x16>(b + size_t(i) * PANEL + 16 * (v + c));
+                    for (int c = 0; c < VECTORS; c++) acc[r][c] = splat(of_row(r).correction);
+                for (int i = 0; i < QUADS; i++) {
+                    for (int c = 0; c < VECTORS; c++, ahead += 64) prefetch(ahead);
+                    u32x16 w[VECTORS];
+                    for (int c = 0; c < VECTORS; c++) w[c] = load_as<u32x16>(block + 128 * i + 64 * c);
 #pragma GCC unroll 12
                     for (int r = 0; r < R; r++) {
-                        u32x16 x = splat(reinterpret_cast<const uint32_t*>(a + r * stride)[i]);
-                        for (int c = 0; c < TILE_VECTORS; c++) acc[r][c] = dot_quads(acc[r][c], w[c], x);
+                        const u32x16 x = splat(load_as<uint32_t>(bytes + r * stride + 4 * i));
+                        for (int c = 0; c < VECTORS; c++) acc[r][c] = dot_quads(acc[r][c], w[c], x);
                     }
                 }
+                const char* scales = panel + g * octavo::INT8_BLOCK_BYTES + octavo::INT8_SCALES_AT;
+                for (int c = 0; c < VECTORS; c++) {
+                    const f32x16 scale = load_f16(reinterpret_cast<const uint16_t*>(scales) + 16 * (v + c));
 #pragma GCC unroll 12
-                for (int r = 0; r < R; r++)
-                    for (int c = 0; c < TILE_VECTORS; c++)
-                        total[r][c] = fma(to_float(acc[r][c]), splat(group(r, g).scale), total[r][c]);
+                    for (int r = 0; r < R; r++)
+                        total[r][c] = fma(to_float(acc[r][c]) * scale, splat(of_row(r).scale), total[r][c]);
+                }
             }
-            for (int c = 0; c < TILE_VECTORS; c++)
-                for (int r = 0; r < R; r++) result[r][v + c] = total[r][c] * load(weight_scale + 16 * (v + c));
+            for (int r = 0; r < R; r++)
+                for (int c = 0; c < VECTORS; c++) result[r][v + c] = total[r][c];
         }
     }
 };

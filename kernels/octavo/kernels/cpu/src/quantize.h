@@ -14,21 +14,24 @@ INLINE f32x16 load_of(const float* x, int at, int k) {
 }
 
 INLINE void quantize_int8(const float* x, int k, char* out) {
-    octavo::Int8Group* groups = reinterpret_cast<octavo::Int8Group*>(out + octavo::whole(k, 64));
-    const int length = octavo::int8_group(k);
-    for (int g = 0; g < octavo::int8_groups(k); g++) {
-        const int first = g * length, last = std::min(k, first + length);
-        f32x16 most = {};
-        for (int i = first; i < last; i += 16) most = max(absolute(load_of(x, i, k)), most);
+    constexpr int VECTORS = octavo::INT8_GROUP / 16;
+    const int groups = octavo::int8_groups(k);
+    octavo::Int8Group* group = reinterpret_cast<octavo::Int8Group*>(out + groups * octavo::INT8_GROUP);
+    for (int g = 0; g < groups; g++, group++) {
+        f32x16 values[VECTORS], most = {};
+        for (int i = 0; i < VECTORS; i++) {
+            values[i] = load_of(x, g * octavo::INT8_GROUP + 16 * i, k);
+            most = max(absolute(values[i]), most);
+        }
         const float magnitude = largest(most);
         const f32x16 inverse = splat(magnitude > 0 ? 127 / magnitude : 0);
         i32x16 total = {};
-        for (int i = first; i < last; i += 16) {
-            const i32x16 q = to_nearest(load_of(x, i, k) * inverse);
-            store_bytes(out + i, q);
+        for (int i = 0; i < VECTORS; i++, out += 16) {
+            const i32x16 q = to_nearest(values[i] * inverse);
+            store_bytes(out, q);
             total += q;
         }
-        groups[g] = {magnitude / 127, -octavo::INT8_ZERO * sum(total)};
+        *group = {magnitude / 127, -octavo::INT8_ZERO * sum(total)};
     }
 }
 

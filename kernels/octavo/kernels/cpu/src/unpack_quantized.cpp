@@ -38,9 +38,12 @@ void unpack_quantized_row(const Linear& linear, int row, float* out) {
     const char* data = static_cast<const char*>(linear.data);
     const size_t panel = row / PANEL;
     if (linear.form == INT8) {
-        const uint8_t* from = reinterpret_cast<const uint8_t*>(data + panel * int8_panel_bytes(k));
-        const float scale = reinterpret_cast<const float*>(from + whole(k, 4) * PANEL)[column];
-        for (int i = 0; i < k; i++) out[i] = scale * (from[size_t(i / 4 * PANEL + column) * 4 + i % 4] - INT8_ZERO);
+        const char* blocks = data + panel * int8_groups(k) * INT8_BLOCK_BYTES;
+        for (int first = 0; first < k; first += INT8_GROUP, blocks += INT8_BLOCK_BYTES) {
+            const float scale = half_at(blocks, INT8_SCALES_AT + 2 * column);
+            for (int i = 0; i < std::min(INT8_GROUP, k - first); i++)
+                out[first + i] = scale * (uint8_t(blocks[(i / 4 * PANEL + column) * 4 + i % 4]) - INT8_ZERO);
+        }
     } else {
         const GroupShape shape = shape_of(linear.form);
         unpack_groups(shape, data + panel * groups_of(k) * block_bytes(shape), column, k, out);
