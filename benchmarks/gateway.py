@@ -18,9 +18,9 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import grpc
 import httpx2
@@ -28,22 +28,34 @@ from opentelemetry.trace import NoOpTracer
 from rich.console import Console
 from rich.table import Table
 
-from octavo.service.backend import Origin
 from octavo.service.openai.app import create_app
 from octavo.service.openai.server import HTTPServer
+from octavo.service.rpc.boundary import Boundary, writer
+from octavo.service.rpc.listening import options
+from octavo.service.server.inference import Inference
 from octavo.service.server.relay import Relay
-from octavo.service.telemetry.rpc import RelayDoor
+from octavo.service.telemetry.http import TracedRequests
+from octavo.service.telemetry.rpc import RelayDoor, TracedCalls
 from octavo.v1 import engine_pb2
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1.engine_pb2_grpc import EngineServicer, add_EngineServicer_to_server
-from octavo.v1.inference_pb2_grpc import InferenceServicer, InferenceStub, add_InferenceServicer_to_server
+from octavo.v1.inference_pb2_grpc import InferenceStub, add_InferenceServicer_to_server
+
+if TYPE_CHECKING:
+    from octavo.service.backend import Origin
 
 MODEL = "idle"
 PROMPT = "Why is the sky blue?"
+WARM_UP, REQUESTS = 20, 300
+"""By each way, for the time to the first token."""
+MAX_MESSAGE_SIZE = 4 * 1024 * 1024
 
 
-class IdlePod(InferenceServicer, EngineServicer):
-    """Brings a token to each stream at each step, as an engine does, and the first one at once."""
+class IdlePod(EngineServicer):
+    """Brings a token to each stream at each step, as an engine does, and the first one at once.
+
+    Its doors are those of a real pod, so that a request that comes to it straight pays for them too.
+    """
 
     def __init__(self, rate: float) -> None:
         self.pause = 1 / rate
@@ -73,16 +85,9 @@ class IdlePod(InferenceServicer, EngineServicer):
     async def model(self, name: str) -> pb.Model:
         return pb.Model(name=MODEL, block_size=16, max_model_len=4096)
 
-    async def Generate(self, request: pb.GenerateRequest, context: Any) -> None:
-        async for delta in self.generate(request, Origin()):
-            await context.write(pb.GenerateResponse(delta=delta))
-
     async def Relay(self, commands: Any, context: Any) -> None:
         backend: Any = self
-        await Relay(backend, context.write, RelayDoor(NoOpTracer(), context)).run(commands, self.stopped)
-
-    async def GetModel(self, request: Any, context: Any) -> pb.GetModelResponse:
-        return pb.GetModelResponse(model=await self.model(MODEL))
+        await Relay(backend, writer(context), RelayDoor(NoOpTracer(), context)).run(commands, self.stopped)
 
     async def WatchLoad(self, request: engine_pb2.WatchLoadRequest, context: Any) -> None:
         while True:
@@ -97,13 +102,17 @@ async def no_metrics() -> bytes:
 
 def serve_pod(rate: float, ports: Any) -> None:
     async def serve() -> None:
-        server = grpc.aio.server()
+        tracer = NoOpTracer()
+        server = grpc.aio.server(
+            interceptors=[TracedCalls(tracer), Boundary()], options=options(MAX_MESSAGE_SIZE)
+        )
         pod = IdlePod(rate)
-        add_InferenceServicer_to_server(pod, server)
+        backend: Any = pod
+        add_InferenceServicer_to_server(Inference(backend, pod.stopped), server)
         add_EngineServicer_to_server(pod, server)
         http = HTTPServer("127.0.0.1", 0)
-        backend: Any = pod
-        await http.start(create_app(backend, metrics=no_metrics, health=lambda: None))
+        app = create_app(backend, metrics=no_metrics, health=lambda: None)
+        await http.start(TracedRequests(app, tracer))
         ports.send((server.add_insecure_port("127.0.0.1:0"), http.port))
         await server.start()
         stepping = asyncio.create_task(pod.run())
@@ -157,6 +166,17 @@ async def first_token(door: Door) -> float:
     return took
 
 
+async def first_tokens(doors: Sequence[Door]) -> dict[Door, float]:
+    """The median time to the first token by each door, in ms; they are asked in turn."""
+    times: dict[Door, list[float]] = {door: [] for door in doors}
+    for number in range(WARM_UP + REQUESTS):
+        for door, found in times.items():
+            took = await first_token(door)
+            if number >= WARM_UP:
+                found.append(1000 * took)
+    return {door: statistics.median(found) for door, found in times.items()}
+
+
 async def per_token(door: Door, pid: int, streams: int, count: int) -> tuple[float, float]:
     """CPU time of the gateway per token, in ms, and its share of a core."""
     began, before = time.monotonic(), cpu_seconds(pid)
@@ -180,26 +200,30 @@ async def measure(
     ):
         table.add_column(heading, justify="left" if heading == "door" else "right")
     async with (
+        grpc.aio.insecure_channel(gateway) as channel,
+        httpx2.AsyncClient(base_url=url, limits=httpx2.Limits(max_connections=None)) as client,
+    ):
+        costs = {}
+        for name, door in (("gRPC", grpc_door(channel)), ("HTTP", http_door(client))):
+            await drain(door(10))
+            costs[name] = await per_token(door, pid, arguments.streams, count)
+    # New clients, the same ones for both ways: a pool of 64 connections looks at each of them first.
+    async with (
         grpc.aio.insecure_channel(f"127.0.0.1:{pod[0]}") as direct_channel,
         grpc.aio.insecure_channel(gateway) as channel,
         httpx2.AsyncClient(base_url=f"http://127.0.0.1:{pod[1]}") as direct_client,
-        httpx2.AsyncClient(base_url=url, limits=httpx2.Limits(max_connections=None)) as client,
+        httpx2.AsyncClient(base_url=url) as client,
     ):
-        for name, direct, door in (
-            ("gRPC", grpc_door(direct_channel), grpc_door(channel)),
-            ("HTTP", http_door(direct_client), http_door(client)),
-        ):
-            await drain(door(10))
-            cost, share = await per_token(door, pid, arguments.streams, count)
-            times: dict[Door, list[float]] = {direct: [], door: []}
-            for _ in range(200):
-                for way, found in times.items():
-                    found.append(1000 * await first_token(way))
-            without, through = (statistics.median(found) for found in times.values())
-            added = f"{through - without:.2f} ms"
-            table.add_row(
-                name, f"{cost:.3f} ms", f"{share:.0%}", f"{without:.2f} ms", f"{through:.2f} ms", added
-            )
+        ways = {
+            "gRPC": (grpc_door(direct_channel), grpc_door(channel)),
+            "HTTP": (http_door(direct_client), http_door(client)),
+        }
+        times = await first_tokens([door for doors in ways.values() for door in doors])
+    for name, doors in ways.items():
+        cost, share = costs[name]
+        without, through = (times[door] for door in doors)
+        row = (f"{cost:.3f} ms", f"{share:.0%}", *(f"{each:.2f} ms" for each in (without, through)))
+        table.add_row(name, *row, f"{through - without:.2f} ms")
     return table
 
 

@@ -128,6 +128,18 @@ async def test_commands_about_requests_that_have_ended_do_nothing(relay: RelayCl
     assert (await relay.answer(1)).text
 
 
+async def test_what_is_no_command_ends_the_stream_and_all_its_requests(
+    world: World, relay: RelayClient
+) -> None:
+    await relay.generate(1, "Hello", ENDLESS)
+    await world.until_running()
+    await relay.send(2)
+    with pytest.raises(grpc.aio.AioRpcError, match="one of generate, cancel, pause, proceed") as caught:
+        await relay.answer(2)
+    assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
+    await world.until_idle()
+
+
 async def test_the_end_of_the_stream_ends_all_its_requests(world: World, relay: RelayClient) -> None:
     for number in range(4):
         await relay.generate(number, "Hello", ENDLESS)

@@ -47,6 +47,23 @@ def test_unknown_enum_values_are_refused() -> None:
         parse(pb.Delta, pb.Delta(finish_reason=99).SerializeToString())
 
 
+@pytest.mark.parametrize(
+    ("message", "field"),
+    [
+        (pb.GenerateRequest(sampling=pb.SamplingParams(early_stopping=99)), "sampling.early_stopping"),
+        (pb.GenerateRequest(resume=pb.Resumption(finish_reason=99)), "resume.finish_reason"),
+        (
+            pb.GenerateRequest(resume=pb.Resumption(outputs=[{}, {"finish_reason": 99}])),
+            "resume.outputs[1].finish_reason",
+        ),
+    ],
+)
+def test_unknown_enum_values_are_found_inside_other_messages(message: pb.GenerateRequest, field: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(pb.GenerateRequest, message.SerializeToString())
+    assert caught.value.violations[0].field == field
+
+
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_message_or_are_refused(data: bytes) -> None:
     with contextlib.suppress(InvalidRequest):

@@ -17,14 +17,15 @@ from octavo.v1.inference_pb2_grpc import InferenceServicer
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator
 
     from octavo.service.gateway.router import Router
     from octavo.service.rpc.boundary import Malformed
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
-GENERATE = f"/{pb.DESCRIPTOR.services_by_name['Inference'].full_name}/Generate"
+PASSED_ON = frozenset({f"/{pb.DESCRIPTOR.services_by_name['Inference'].full_name}/Generate"})
+"""The paths of methods whose responses are bytes, just as a pod sent them."""
 SESSION_ID = "x-session-id"
 """Metadata by which requests of one conversation find the same pod; the HTTP door has a header like it."""
 
@@ -57,20 +58,6 @@ class Inference(InferenceServicer):
 
     async def GetModel(self, request: pb.GetModelRequest, context: Context) -> pb.GetModelResponse:
         return pb.GetModelResponse(model=await self.router.model(request.model))
-
-
-class PassedOn(grpc.aio.ServerInterceptor):
-    """Responses of `Generate` are bytes already, just as the pod sent them: they are not written anew."""
-
-    async def intercept_service(
-        self,
-        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[grpc.RpcMethodHandler[Any, Any] | None]],
-        handler_call_details: grpc.HandlerCallDetails,
-    ) -> Any:
-        handler: Any = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method != GENERATE:
-            return handler
-        return handler._replace(response_serializer=None)
 
 
 def session_of(context: Context) -> str:

@@ -67,6 +67,7 @@ class Picker:
 
     def __init__(self, policy: RoutingPolicy, random: Random) -> None:
         self._policy = policy
+        self._weigh()
         self._random = random
         self._entries: dict[str, _Entry] = {}
         self._shelves = _Shelves()
@@ -78,8 +79,15 @@ class Picker:
     def set_policy(self, policy: RoutingPolicy, now: float) -> None:
         if policy != self._policy:
             self._policy = policy
+            self._weigh()
             for entry in self._entries.values():
                 self._place(entry, now)
+
+    def _weigh(self) -> None:
+        """Notes what each pick and report needs of the policy."""
+        self._weights = [(name, self._policy.weight(name)) for name in LOAD_SCORERS]
+        self._total_weight = self._policy.total_weight
+        self._affinity_share = self._policy.weight(SESSION_AFFINITY) / self._total_weight
 
     def set_members(self, addresses: Iterable[str]) -> None:
         """All pods of the model, whether they take requests or not; sessions are spread over these."""
@@ -172,14 +180,12 @@ class Picker:
                 yield entry
 
     def _gain(self, affinity: float) -> float:
-        return affinity * self._policy.weight(SESSION_AFFINITY) / self._policy.total_weight
+        return affinity * self._affinity_share
 
     def _place(self, entry: _Entry, now: float) -> None:
         """Computes an entry's score, without what depends on the request, and puts it on its shelf."""
-        policy = self._policy
         scores = load_scores(entry.view(now))
-        total = sum(policy.weight(name) * scores[name] for name in LOAD_SCORERS)
-        entry.score = total / policy.total_weight
+        entry.score = sum(weight * scores[name] for name, weight in self._weights) / self._total_weight
         entry.known_stale = entry.is_stale(now)
         self._shelves.remove(entry)
         self._shelves.add(entry)

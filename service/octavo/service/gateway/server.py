@@ -11,7 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from octavo.service.gateway.gateway_service import Gateway
-from octavo.service.gateway.inference import Inference, PassedOn
+from octavo.service.gateway.inference import PASSED_ON, Inference
 from octavo.service.gateway.router import Router
 from octavo.service.openai.app import create_app
 from octavo.service.openai.server import HTTPServer
@@ -46,7 +46,7 @@ class Server:
         self.config = config
         self._telemetry = Telemetry.start("octavo-gateway")
         # Order: the first one is outermost and sees with which status a call leaves.
-        interceptors = [TracedCalls(self._telemetry.tracer), Boundary(), PassedOn()]
+        interceptors = [TracedCalls(self._telemetry.tracer), Boundary(passed_on=PASSED_ON)]
         self._grpc = grpc.aio.server(interceptors=interceptors, options=options(config.max_message_size))
         self._health = health.aio.HealthServicer()
         self._stopped = asyncio.Event()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,9 +39,13 @@ class Boundary(grpc.aio.ServerInterceptor):
     one request is refused here.
     """
 
-    def __init__(self, max_message_size: int | None = None) -> None:
-        """max_message_size: of a request in bytes, if gRPC takes larger ones, for `Engine.Relay`."""
+    def __init__(self, max_message_size: int | None = None, passed_on: Container[str] = ()) -> None:
+        """max_message_size: of a request in bytes, if gRPC takes larger ones, for `Engine.Relay`.
+
+        passed_on: paths of methods whose responses are bytes already and are not written anew.
+        """
         self._max_message_size = max_message_size
+        self._passed_on = passed_on
 
     async def intercept_service(
         self,
@@ -55,9 +59,13 @@ class Boundary(grpc.aio.ServerInterceptor):
         kind = _kind(handler)
         # A relayed request is one that a gateway has taken, in an envelope.
         limit = None if message_type is engine_pb2.RelayRequest else self._max_message_size
-        return handler._replace(
-            request_deserializer=_reader(message_type, limit), **{kind: _guarded(getattr(handler, kind))}
-        )
+        changed: dict[str, Any] = {
+            kind: _guarded(getattr(handler, kind)),
+            "request_deserializer": _reader(message_type, limit),
+        }
+        if handler_call_details.method in self._passed_on:
+            changed["response_serializer"] = None
+        return handler._replace(**changed)
 
 
 def writer(context: grpc.aio.ServicerContext[Any, Any]) -> Callable[[Any], Awaitable[None]]:

@@ -6,7 +6,6 @@ import functools
 from collections import Counter
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from google.protobuf import descriptor_pool
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import DecodeError, Message
 from google.protobuf.unknown_fields import UnknownFieldSet
@@ -32,28 +31,59 @@ def parse(message_type: type[M], data: bytes) -> M:
     except DecodeError:
         bad = _invalid_string(message_type.DESCRIPTOR, memoryview(data))
         raise InvalidRequest(bad or Violation("", data, "is no valid protobuf message")) from None
-    if _may_have_unknown(message) and (unknown := next(_unknown(message_type.FromString(data), ""), None)):
+    if _has_unknown_fields(message):
+        unknown = next(_unknown(message_type.FromString(data), ""))
         raise InvalidRequest(unknown)
+    if (unnamed := next(_unnamed(message, ""), None)) is not None:
+        raise InvalidRequest(unnamed)
     return message
 
 
-def _may_have_unknown(message: Message) -> bool:
-    """Whether a walk through all of the message is worth it. Drops what protobuf itself does not know.
+def _has_unknown_fields(message: Message) -> bool:
+    """Drops what protobuf itself does not know, and so finds out whether a walk through it all is needed.
 
     Without the walk a chat of half a million messages takes milliseconds, not seconds of everybody's time.
     """
     size = message.ByteSize()
     message.DiscardUnknownFields()
-    return message.ByteSize() != size or _has_enums(message.DESCRIPTOR.full_name)
+    return message.ByteSize() != size
 
 
 @functools.cache
-def _has_enums(message_name: str) -> bool:
-    """Whether a message, or any inside it, has an enum: those keep numbers that they have no name for."""
-    return any(
-        field.enum_type is not None or (field.message_type and _has_enums(field.message_type.full_name))
-        for field in descriptor_pool.Default().FindMessageTypeByName(message_name).fields
+def _fields_with_enums(descriptor: Any) -> tuple[Any, ...]:
+    """The fields that are enums, which keep numbers that they have no name for, or may have one inside."""
+    return tuple(
+        field
+        for field in descriptor.fields
+        if field.enum_type is not None or (field.message_type is not None and _has_enum(field.message_type))
     )
+
+
+def _has_enum(descriptor: Any) -> bool:
+    """Whether there is an enum anywhere inside; a message may have others of its own kind there."""
+    found, at = [descriptor], 0
+    while at < len(found):
+        for field in found[at].fields:
+            if field.enum_type is not None:
+                return True
+            if field.message_type is not None and field.message_type not in found:
+                found.append(field.message_type)
+        at += 1
+    return False
+
+
+def _unnamed(message: Message, path: str) -> Iterator[Violation]:
+    """The values of enums that have no name."""
+    for field in _fields_with_enums(message.DESCRIPTOR):
+        value = getattr(message, field.name)
+        if field.enum_type is not None:
+            if value not in field.enum_type.values_by_number:
+                yield Violation(path + field.name, value, f"must be a value of {field.enum_type.full_name}")
+        elif field.is_repeated:
+            for i, element in enumerate(value):
+                yield from _unnamed(element, f"{path}{field.name}[{i}].")
+        elif message.HasField(field.name):
+            yield from _unnamed(value, f"{path}{field.name}.")
 
 
 def _invalid_string(descriptor: Any, data: memoryview) -> Violation | None:
@@ -118,13 +148,10 @@ def _unknown(message: Message, path: str) -> Iterator[Violation]:
         rule = f"field number {unknown.field_number} of {name} is not known to this server"
         yield Violation(path.rstrip(".") or name, unknown.data, rule)
     for field, value in message.ListFields():
-        if (kind := field.message_type) is not None:
-            if kind.GetOptions().map_entry:
-                continue  # of numbers, which are all known
-            if field.is_repeated:
-                for i, element in enumerate(value):
-                    yield from _unknown(element, f"{path}{field.name}[{i}].")
-            else:
-                yield from _unknown(value, f"{path}{field.name}.")
-        elif (enum := field.enum_type) is not None and value not in enum.values_by_number:
-            yield Violation(path + field.name, value, f"must be a value of {enum.full_name}")
+        if (kind := field.message_type) is None or kind.GetOptions().map_entry:
+            continue  # a map is of numbers, which are all known
+        if field.is_repeated:
+            for i, element in enumerate(value):
+                yield from _unknown(element, f"{path}{field.name}[{i}].")
+        else:
+            yield from _unknown(value, f"{path}{field.name}.")

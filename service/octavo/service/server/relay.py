@@ -12,7 +12,6 @@ from octavo.engine import EngineStopped, InvalidRequest, OctavoError, Violation
 from octavo.service.backend import Origin
 from octavo.service.rpc.boundary import Malformed
 from octavo.service.rpc.status import status_of
-from octavo.service.rpc.turns import commands_until
 from octavo.service.rpc.wire import parse
 from octavo.v1 import engine_pb2 as pb
 from octavo.v1 import inference_pb2
@@ -57,19 +56,29 @@ class Relay:
 
     async def run(self, commands: AsyncIterator[pb.RelayRequest | Malformed], stopped: asyncio.Event) -> None:
         """Serves until the gateway is gone. EngineStopped if `stopped` is set. InvalidRequest: no command."""
-        async with asyncio.TaskGroup() as tasks:
-            writing = tasks.create_task(self._write_batches())
-            try:
-                async for command in commands_until(stopped, commands):
-                    if isinstance(command, Malformed):
-                        raise command.error
-                    self._handle(command, tasks)
-            finally:
-                for running in self._running.values():
-                    running.task.cancel()
-                writing.cancel()
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                # One task reads all commands; with two for each, as a session has them, requests would wait.
+                reading = tasks.create_task(self._read(commands, tasks))
+                writing = tasks.create_task(self._write_batches())
+                stopping = tasks.create_task(stopped.wait())
+                try:
+                    await asyncio.wait({reading, stopping}, return_when=asyncio.FIRST_COMPLETED)
+                finally:
+                    for task in (reading, writing, stopping, *(each.task for each in self._running.values())):
+                        task.cancel()
+        except ExceptionGroup as failed:
+            raise failed.exceptions[0] from None
         if stopped.is_set():
             raise EngineStopped("the server has stopped")
+
+    async def _read(
+        self, commands: AsyncIterator[pb.RelayRequest | Malformed], tasks: asyncio.TaskGroup
+    ) -> None:
+        async for command in commands:
+            if isinstance(command, Malformed):
+                raise command.error
+            self._handle(command, tasks)
 
     def _handle(self, command: pb.RelayRequest, tasks: asyncio.TaskGroup) -> None:
         running = self._running.get(command.request_id)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from opentelemetry import propagate
 from opentelemetry.context import Context, get_current
+from opentelemetry.trace import get_current_span
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -40,6 +41,8 @@ def to_metadata(context: Context) -> list[tuple[str, str]]:
 
 def to_command(context: Context) -> tuple[str, str]:
     """traceparent and tracestate of a session's command that belongs to `context`; empty without a trace."""
+    if not get_current_span(context).get_span_context().is_valid:
+        return "", ""
     carrier = dict(to_metadata(context))
     return carrier.get("traceparent", ""), carrier.get("tracestate", "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,9 @@ STATES = ("connecting", "serving", "draining", "ejected")
 class GatewayMetrics:
     """Counts what happens to requests, and reads the state of pods. Make it on the event loop.
 
+    Counts are recorded on the loop's next turn, ten µs or more each: while a request is with its pod or
+    client, instead of on its way there.
+
     snapshots: of all models, as `Gateway.WatchPods` tells them.
     """
 
@@ -30,6 +34,7 @@ class GatewayMetrics:
         self, telemetry: Telemetry, snapshots: Callable[[], Iterable[gateway_pb2.ModelPods]]
     ) -> None:
         make = Instruments(telemetry)
+        self._soon = asyncio.get_running_loop().call_soon
         self._requests = make.counter(of.GATEWAY_REQUESTS)
         self._picks = make.counter(of.GATEWAY_PICKS)
         self._scores = make.histogram(of.GATEWAY_PICK_SCORE)
@@ -49,21 +54,21 @@ class GatewayMetrics:
 
     def ended(self, model: str, code: str, seconds: float) -> None:
         self._in_flight[model] -= 1
-        self._requests.add(1, {"model_name": model, "code": code})
-        self._duration.record(seconds, _labels(model))
+        self._soon(self._requests.add, 1, {"model_name": model, "code": code})
+        self._soon(self._duration.record, seconds, _labels(model))
 
     def first_output(self, model: str, seconds: float) -> None:
-        self._first_output.record(seconds, _labels(model))
+        self._soon(self._first_output.record, seconds, _labels(model))
 
     def picked(self, model: str, address: str, score: float) -> None:
-        self._picks.add(1, {"model_name": model, "pod": address})
-        self._scores.record(max(score, 0.0), _labels(model))
+        self._soon(self._picks.add, 1, {"model_name": model, "pod": address})
+        self._soon(self._scores.record, max(score, 0.0), _labels(model))
 
     def resubmitted(self, model: str, reason: str) -> None:
-        self._resubmissions.add(1, {"model_name": model, "reason": reason})
+        self._soon(self._resubmissions.add, 1, {"model_name": model, "reason": reason})
 
     def gave_up(self, model: str) -> None:
-        self._exhausted.add(1, _labels(model))
+        self._soon(self._exhausted.add, 1, _labels(model))
 
 
 def _labels(model: str) -> dict[str, str]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Self
 
 from opentelemetry import trace
@@ -21,11 +20,10 @@ from octavo.service.telemetry.tracing import (
     fail_by,
     fail_with,
     name_of,
-    noted,
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
 
     from opentelemetry.context import Context
@@ -57,6 +55,33 @@ class GatewayTelemetry:
         return passage
 
 
+class Picking:
+    """The span of a pick, and its count."""
+
+    __slots__ = ("_metrics", "_model", "_span")
+
+    def __init__(self, span: Span, metrics: GatewayMetrics, model: str) -> None:
+        self._span = span
+        self._metrics = metrics
+        self._model = model
+
+    def __call__(self, pick: Pick) -> None:
+        """This is the pick."""
+        self._metrics.picked(self._model, pick.pod.address, pick.scores["total"])
+        if self._span.is_recording():
+            self._span.set_attributes(_of_pick(pick))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        if error is not None:
+            fail_by(self._span, error)
+        self._span.end()
+
+
 class Passage:
     """One request. It picks a pod, arrives there, and leaves again if there is trouble; at last it ends.
 
@@ -76,19 +101,10 @@ class Passage:
         self._ended = False
         metrics.began(model)
 
-    @contextmanager
-    def picking(self) -> Iterator[Callable[[Pick], None]]:
+    def picking(self) -> Picking:
         """Around the wait for a pod; to be called with the pick."""
         span = self._tracer.start_span("pick", self._context)
-
-        def picked(pick: Pick) -> None:
-            self._metrics.picked(self._model, pick.pod.address, pick.scores["total"])
-            if span.is_recording():
-                span.set_attributes(_of_pick(pick))
-
-        with noted(span):
-            yield picked
-        span.end()
+        return Picking(span, self._metrics, self._model)
 
     def picked(self, pick: Pick) -> None:
         """A pod was there at once."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import grpc
 from google.rpc import code_pb2
+from opentelemetry import context as contexts
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 
@@ -14,7 +14,8 @@ from octavo.service.rpc.status import status_of
 from octavo.service.telemetry import attributes as of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
+    from types import TracebackType
 
     from opentelemetry.context import Context
     from opentelemetry.trace import Span, Tracer
@@ -33,27 +34,31 @@ def start_server_span(tracer: Tracer, name: str, context: Context, attributes: A
     return tracer.start_span(name, context, SpanKind.SERVER, attributes)
 
 
-@contextmanager
-def current(span: Span, *, ends: bool = True) -> Iterator[Span]:
+class current:  # noqa: N801  # as contextlib.suppress is one
     """Makes a span the current one, for logs and for spans below it, and notes the error that leaves this.
 
-    The span ends with it; with `ends=False`, only if an error leaves.
+    The span ends with it; with `ends=False`, only if an error leaves. A class, since each request passes
+    several: a generator in one of OpenTelemetry's takes three times as long.
     """
-    with trace.use_span(span, record_exception=False, set_status_on_exception=False), noted(span):
-        yield span
-    if ends:
-        span.end()
 
+    __slots__ = ("_ends", "_span", "_token")
 
-@contextmanager
-def noted(span: Span) -> Iterator[None]:
-    """Notes the error that leaves this on a span, and ends it then."""
-    try:
-        yield
-    except BaseException as error:
-        fail_by(span, error)
-        span.end()
-        raise
+    def __init__(self, span: Span, *, ends: bool = True) -> None:
+        self._span = span
+        self._ends = ends
+
+    def __enter__(self) -> Span:
+        self._token = contexts.attach(trace.set_span_in_context(self._span))
+        return self._span
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None
+    ) -> None:
+        contexts.detach(self._token)
+        if error is not None:
+            fail_by(self._span, error)
+        if error is not None or self._ends:
+            self._span.end()
 
 
 def abandon(span: Span) -> None:
