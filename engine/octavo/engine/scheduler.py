@@ -130,13 +130,34 @@ class Scheduler:
         return plan
 
     def _admit_waiting(self, plan: StepPlan, budget: int) -> None:
+        coming: set[bytes] = set()
+        for sequence, count in plan.chunks:
+            coming.update(self._blocks_of(sequence, count))
         while budget > 0 and self.waiting and len(self.running) < self._max_num_seqs:
             sequence = self.waiting[0]
+            # What this step computes anyway is in the cache when the next one begins.
+            if coming and self._could_share(sequence, coming):
+                break
             if not self._admit(sequence, plan):
                 break
             count = min(sequence.num_uncomputed_tokens, budget)
             plan.chunks.append((sequence, count))
+            coming.update(self._blocks_of(sequence, count))
             budget -= count
+
+    def _blocks_of(self, sequence: Sequence, count: int) -> list[bytes]:
+        """The hashes of the blocks that `count` more tokens of a sequence fill."""
+        if count == 1 or not sequence.uses_cache:
+            return []
+        size, start = self._blocks.block_size, sequence.num_computed_tokens
+        return sequence.hashes[start // size : (start + count) // size]
+
+    def _could_share(self, sequence: Sequence, coming: set[bytes]) -> bool:
+        """Whether a waiting sequence would compute a block that others compute in this step."""
+        if sequence.table.blocks or not sequence.uses_cache:
+            return False
+        whole = (len(sequence.token_ids) - 1) // self._blocks.block_size
+        return not coming.isdisjoint(sequence.hashes[:whole])
 
     def _fit_draft(self, sequence: Sequence, room: int) -> None:
         """Makes room for a draft as far as that costs nobody anything: `room` tokens, and free blocks."""

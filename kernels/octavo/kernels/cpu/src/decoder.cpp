@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "pack.h"
 #include "quantized_layout.h"
 
 namespace octavo {
@@ -13,8 +14,11 @@ namespace {
 // sequences share only once. Others have rows enough to keep everybody busy.
 constexpr int MOST_TOKENS_BY_CHUNK = 16;
 
+// Bytes of weights that a thread takes at once.
+constexpr size_t LARGEST_PIECE = 128 << 10;
+
 // Pieces small enough that nobody waits long for the last one, and large enough to be worth fetching.
-int piece(int count, const Worker& worker) { return std::max(1, count / (worker.pool.size() * 6)); }
+int piece(int count, const Worker& worker) { return std::max(1, count / (worker.pool.size() * 12)); }
 
 }  // namespace
 
@@ -271,7 +275,9 @@ void Decoder::product(
     const Product product = {
         &linear, a,      activation_bytes(Form(linear.form), linear.k), rows, out, out_stride,
         finish,  Activation(model_.activation), out_is_bf16};
-    worker.share(product.parts(), piece(linear.panels(), worker), [&](int first, int last) {
+    // Everybody finishes at about the same time only if the last pieces are small.
+    const int at_once = std::max<size_t>(1, LARGEST_PIECE * linear.panels() / linear_bytes(Form(linear.form), linear.n, linear.k));
+    worker.share(product.parts(), std::min(piece(product.parts(), worker), at_once), [&](int first, int last) {
         kernels_.product[linear.form](product, first, last);
     });
     worker.barrier();
