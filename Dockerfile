@@ -99,7 +99,7 @@ RUN --mount=type=bind,source=pyproject.toml,target=/source/pyproject.toml \
  && find . -name '*.so*' -type f -exec strip --strip-unneeded {} + \
  && find numpy -type d \( -name tests -o -name f2py -o -name include \) -prune -exec rm -r {} + \
  && find . \( -name '*.pyi' -o -name '*.pxd' -o -name '*.a' \) -delete \
- && find pygments/lexers -name '[a-z]*.py' ! -name python.py ! -name special.py -delete \
+ && find pygments/lexers -name '*.py' ! -name __init__.py ! -name _mapping.py ! -name python.py ! -name special.py -delete \
  && PYTHONDONTWRITEBYTECODE= /opt/octavo/bin/python -m compileall -q -j 0 \
         -x '/(anyio|filelock|fsspec|httpcore2|httpx2|huggingface_hub|markdown_it|numpy/ma|numpy/polynomial|pygments|requests|tqdm|urllib3)/' .
 
