@@ -81,26 +81,25 @@ CMD ["--help"]
 # NumPy without OpenBLAS and without variants for every processor: 30 MB less. The native runner brings its own
 # products, and asks NumPy for arrays only. Takes four minutes, once for each version of NumPy.
 FROM compilers AS numpy
-RUN --mount=type=cache,target=/root/.cache/pip \
+RUN --mount=type=cache,target=/root/.cache/uv \
     grep -E '^numpy==' /pins/all.txt > /pins/numpy.txt \
- && HOME=/root /opt/uv/bin/python -m pip wheel --quiet --no-deps --no-binary numpy --wheel-dir /wheel --requirement /pins/numpy.txt \
-        -C setup-args=-Dallow-noblas=true -C setup-args=-Dblas=none -C setup-args=-Dlapack=none -C setup-args=-Dcpu-dispatch=none
+ && HOME=/root UV_LINK_MODE=copy /opt/uv/bin/uv pip install --quiet --python /opt/octavo/bin/python --no-binary numpy \
+        -C setup-args=-Dallow-noblas=true -C setup-args=-Dblas=none -C setup-args=-Dlapack=none -C setup-args=-Dcpu-dispatch=none \
+        --requirements /pins/numpy.txt
 
 # What the CPU engine needs beside Octavo, without what only developers or no pod ever look at. Not compiled to
 # bytecode is what a pod does not import, or only to download a model. hf-xet is another protocol for downloads.
-FROM compilers AS cpu-packages
-RUN --mount=type=bind,from=numpy,source=/wheel,target=/wheel \
-    --mount=type=bind,source=pyproject.toml,target=/source/pyproject.toml \
+FROM numpy AS cpu-packages
+RUN --mount=type=bind,source=pyproject.toml,target=/source/pyproject.toml \
     --mount=type=cache,target=/root/.cache/uv \
-    HOME=/root UV_LINK_MODE=copy /opt/uv/bin/uv pip install --quiet --python /opt/octavo/bin/python /wheel/*.whl \
- && HOME=/root UV_LINK_MODE=copy /opt/uv/bin/uv pip install --quiet --python /opt/octavo/bin/python \
+    HOME=/root UV_LINK_MODE=copy /opt/uv/bin/uv pip install --quiet --python /opt/octavo/bin/python \
         --constraints /pins/all.txt --requirements /source/pyproject.toml --extra cpu \
  && HOME=/root /opt/uv/bin/uv pip uninstall --quiet --python /opt/octavo/bin/python hf-xet \
  && cd /opt/octavo/lib/python3*/site-packages \
  && find . -name '*.so*' -type f -exec strip --strip-unneeded {} + \
  && find numpy -type d \( -name tests -o -name f2py -o -name include \) -prune -exec rm -r {} + \
  && find . \( -name '*.pyi' -o -name '*.pxd' -o -name '*.a' \) -delete \
- && find pygments/lexers -name '[a-z]*.py' ! -name python.py ! -name special.py -delete \
+ && find pygments/lexers -name '*.py' ! -name __init__.py ! -name _mapping.py ! -name python.py ! -name special.py -delete \
  && PYTHONDONTWRITEBYTECODE= /opt/octavo/bin/python -m compileall -q -j 0 \
         -x '/(anyio|filelock|fsspec|httpcore2|httpx2|huggingface_hub|markdown_it|numpy/ma|numpy/polynomial|pygments|requests|tqdm|urllib3)/' .
 
