@@ -19,7 +19,7 @@ suffer more from few bits."""
 
 def is_computable(ggml_type: int, k: int) -> bool:
     """Whether rows of k weights of a type of GGML can be packed as they are."""
-    return library().octavo_ggml_row_bytes(ggml_type, k) > 0
+    return bool(library().octavo_ggml_row_bytes(ggml_type, k))
 
 
 def form_of_types(ggml_types: Iterable[int]) -> Form:
