@@ -1,7 +1,7 @@
 """Packed weights kept in a file, so that a model is packed once and then mapped.
 
-Packing takes a second and a half for the demo model, mapping what was packed a millisecond; and processes that
-serve the same model share its pages.
+Packing takes a second and a half for the demo model, mapping what was packed a millisecond; and processes
+that serve the same model share its pages.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class WeightCache:
             return None
 
     def fill(self, num_bytes: int, pack: Callable[[np.ndarray], None]) -> np.ndarray | None:
-        """Has `pack` write into zeros that become what is kept; None, and nothing written, if there is no room."""
+        """Has `pack` write into zeros that become what is kept, [num_bytes]; None if there is no room."""
         unfinished = self.path.with_suffix(f".{os.getpid()}")
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
