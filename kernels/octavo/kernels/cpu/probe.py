@@ -12,7 +12,7 @@ from octavo.kernels.cpu.library import library
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """memory_read: bytes per second. bf16, int8: operations per second, a multiplication and an addition counted
+    """memory_read: bytes per second. bf16, int8: operations per second, multiplying and adding counted
     as two, of the instructions that products are made of."""
 
     memory_read: float
