@@ -49,8 +49,8 @@ class TinyModel(Protocol):
 def weight_cache() -> Iterator[Path]:
     """Where packed weights are kept, also by processes that tests start: not where the user's are.
 
-    One folder for all tests, so that the demo model is packed once in each form. It goes when they end: it may hold a
-    gigabyte, and pytest would keep it for the next three times.
+    One folder for all tests, so that the demo model is packed once a form. It goes when they end: it may
+    hold a gigabyte, and pytest would keep it for the next three times.
     """
     with tempfile.TemporaryDirectory(prefix="octavo-cache-") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", folder)

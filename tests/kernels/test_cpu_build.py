@@ -1,4 +1,4 @@
-"""Compiling the CPU kernels at install: only when there is need, and an install without a compiler succeeds."""
+"""Compiling the CPU kernels at install: only when there is need; without a compiler the install goes on."""
 
 from __future__ import annotations
 

@@ -31,28 +31,28 @@ class EngineConfig:
     device: str = option("auto", "Where to compute: cpu, cuda, cuda:N, or auto (a GPU where there is one).")
     dtype: DType = option(
         "auto",
-        "Type of KV cache, and of weights that are not quantised; auto takes the checkpoint's, bfloat16 for a "
-        "quantised one, and float32 where a CPU is not fast in these.",
+        "Type of KV cache, and of weights that are not quantised; auto takes the checkpoint's, bfloat16 for "
+        "a quantised one, and float32 where a CPU is not fast in these.",
     )
     quantization: Quantization = option(
         "auto",
-        "Bits of the weights on a CPU: int8, int4 (in groups of 32), none for those of dtype, or auto: as the "
-        "checkpoint has them, unless dtype is set.",
+        "Bits of the weights on a CPU: int8, int4 (in groups of 32), none for those of dtype, or auto: as "
+        "the checkpoint has them, unless dtype is set.",
     )
     kv_cache_dtype: KVCacheType = option(
         "auto",
-        "Type of keys and values: int8 has room for nearly twice as many tokens (native runner only); auto is "
-        "that of dtype.",
+        "Type of keys and values: int8 has room for nearly twice as many tokens (native runner only); auto "
+        "is that of dtype.",
     )
     runner: RunnerName = option(
         "auto",
-        "What computes: native (our C++ kernels, CPU only), torch (PyTorch, any device), or auto: native on a "
-        "CPU where it can serve the model.",
+        "What computes: native (our C++ kernels, CPU only), torch (PyTorch, any device), or auto: native on "
+        "a CPU where it can serve the model.",
     )
     weight_cache: str | None = option(
         None,
-        "Folder for weights packed for the native runner, so that the next start maps them; off for none, and "
-        "~/.cache/octavo/weights if unset.",
+        "Folder for weights packed for the native runner, so that the next start maps them; off for none, "
+        "and ~/.cache/octavo/weights if unset.",
     )
     threads: int | None = option(
         None, "CPU threads to compute with; as many as the process may use if unset."

@@ -36,7 +36,9 @@ def batch_of(*pieces: Piece, copies: Sequence[tuple[int, int]] = ()) -> Batch:
         for position in (piece.wanted if piece.wanted is not None else [piece.stop - 1])
     ]
     return Batch(
-        token_ids=np.concatenate([piece.tokens[piece.start : piece.stop] for piece in pieces]).astype(np.int32),
+        token_ids=np.concatenate([piece.tokens[piece.start : piece.stop] for piece in pieces]).astype(
+            np.int32
+        ),
         positions=np.concatenate([np.arange(p.start, p.stop, dtype=np.int32) for p in pieces]),
         query_lens=lengths,
         context_lens=np.array([piece.stop for piece in pieces], np.int32),

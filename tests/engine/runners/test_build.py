@@ -69,13 +69,17 @@ def test_the_cpu_can_be_asked_for_beside_a_gpu(files: ModelFiles) -> None:
 @pytest.mark.usefixtures("torch_stands_in")
 @pytest.mark.parametrize("device", ["auto", "cuda"])
 def test_the_native_runner_is_refused_on_a_gpu(files: ModelFiles, device: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^runner: native computes on a CPU only \(got device '{device}'\)$"):
+    with pytest.raises(
+        ConfigError, match=rf"^runner: native computes on a CPU only \(got device '{device}'\)$"
+    ):
         built(files, device=device, runner="native")
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
 def test_pytorch_quantises_no_weights(files: ModelFiles, quantization: str) -> None:
-    with pytest.raises(ConfigError, match=rf"^quantization: only the native runner .*\(got '{quantization}'\)$"):
+    with pytest.raises(
+        ConfigError, match=rf"^quantization: only the native runner .*\(got '{quantization}'\)$"
+    ):
         built(files, runner="torch", quantization=quantization)
 
 

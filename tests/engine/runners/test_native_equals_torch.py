@@ -112,7 +112,11 @@ def steps(vocab_size: int) -> Iterator[tuple[list[Piece], list[tuple[int, int]]]
     copied = int(next(free))
     six = ([*three[0][:201], 7, 8, 9], [*three[1][:-1], copied])
     yield (
-        [Piece(*_cut(three, 201, 203), [201, 202]), Piece(*_cut(six, 201, 204)), Piece(*_cut(five, 190, 191))],
+        [
+            Piece(*_cut(three, 201, 203), [201, 202]),
+            Piece(*_cut(six, 201, 204)),
+            Piece(*_cut(five, 190, 191)),
+        ],
         [(three[1][-1], copied)],
     )
     yield [Piece(*_cut(each, len(each[0]) - 1, len(each[0]))) for each in (four, five)], []

@@ -157,8 +157,8 @@ class Weight:
 
     data: float32 or float16 values; bfloat16 comes as the uint16 array of its bits, since NumPy has no such
     type. Often a read-only view of the mapped file: copy before writing.
-    ggml_type: the number of a type of GGML's blocks, where `data` is such blocks, uint8 [rows, bytes of a row];
-        dtype means nothing then.
+    ggml_type: the number of a type of GGML's blocks, where `data` is such blocks, uint8 [rows, bytes of a
+        row]; dtype means nothing then.
     """
 
     name: str

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from octavo.kernels.cpu.library import Form
 from octavo.kernels.cpu.quantized import SCHEMES, form_of_types, is_computable
 
 if TYPE_CHECKING:
@@ -13,6 +12,7 @@ if TYPE_CHECKING:
     from octavo.engine.config import EngineConfig
     from octavo.engine.models.files import ModelFiles
     from octavo.engine.runners.native.layout import Matrix
+    from octavo.kernels.cpu.library import Form
 
 
 def choose_forms(
@@ -29,7 +29,7 @@ def choose_forms(
 
 
 def _as_stored(matrix: Matrix, types: Mapping[str, int]) -> Form | None:
-    """The form that computes from all parts' blocks; None if some part has no blocks, or of an unknown type."""
+    """The form that computes from all parts' blocks; None if some part has none, or of an unknown type."""
     parts = [types.get(part.weight) for part in matrix.parts]
     known = [kind for kind in parts if kind is not None and is_computable(kind, matrix.k)]
     return form_of_types(known) if len(known) == len(parts) else None
