@@ -46,14 +46,10 @@ Load = Callable[[str, int], NativeRunner]
 
 @pytest.fixture(scope="module")
 def tiny_runner(tiny_model: TinyModel) -> Load:
-    """By form and number of threads. A model with a window in one of its two layers, and norms of heads."""
-    plain = tiny_model("qwen3", head_dim=64, num_attention_heads=6, num_key_value_heads=2)
-    windowed = tiny_model(
-        "qwen2", use_sliding_window=True, sliding_window=100, max_window_layers=1, num_key_value_heads=1
-    )
-    return cache(
-        lambda form, threads: _load(windowed if form == "float32" else plain, threads, **FORMS[form])
-    )
+    """By form and number of threads: a model with a window in one of its two layers, and norms of heads."""
+    windows = {"use_sliding_window": True, "sliding_window": 100, "max_window_layers": 1}
+    path = tiny_model("qwen3", head_dim=64, num_attention_heads=6, num_key_value_heads=2, **windows)
+    return cache(lambda form, threads: _load(path, threads, **FORMS[form]))
 
 
 def _load(path: Path, threads: int, **settings: Any) -> NativeRunner:
