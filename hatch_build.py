@@ -56,3 +56,5 @@ def compile_kernels(script: Path) -> tuple[Path | None, str]:
         return None, str(error)
     except subprocess.CalledProcessError as error:
         return None, f"the compiler failed:\n{error.stderr.strip()[-2000:]}"
+    except OSError as error:
+        return None, f"the compiler could not be run: {error}"

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib.util
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -41,6 +43,18 @@ FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
 
 class TinyModel(Protocol):
     def __call__(self, family: str, **config_overrides: Any) -> Path: ...
+
+
+@pytest.fixture(scope="session", autouse=True)
+def weight_cache() -> Iterator[Path]:
+    """Where packed weights are kept, also by processes that tests start: not where the user's are.
+
+    One folder for all tests, so that the demo model is packed once a form. It goes when they end: it may
+    hold a gigabyte, and pytest would keep it for the next three times.
+    """
+    with tempfile.TemporaryDirectory(prefix="octavo-cache-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", folder)
+        yield Path(folder) / "octavo" / "weights"
 
 
 @pytest.fixture(scope="session")

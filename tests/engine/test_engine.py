@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from octavo.engine.config import EngineConfig
+from octavo.engine.config import EngineConfig, RunnerName
 from octavo.engine.engine import Engine
 from octavo.engine.errors import ConfigError, InvalidRequest, ModelError
 from octavo.engine.loading import load_engine
@@ -201,26 +201,29 @@ def test_a_pool_smaller_than_the_context_makes_the_context_shorter(tiny_model: C
     assert engine.model.max_model_len == engine.model.num_blocks * 16 < 512
 
 
+@pytest.mark.parametrize("runner", ["auto", "torch"])
 def test_weights_that_do_not_fit_are_refused_before_they_are_loaded(
-    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    tiny_model: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, runner: RunnerName
 ) -> None:
-    from octavo.engine.runners.torch import runner
+    from octavo.engine.runners.native import runner as native
+    from octavo.engine.runners.torch import runner as torch
 
-    monkeypatch.setattr(runner, "available_memory", lambda: 2**16)
+    for module in (native, torch):
+        monkeypatch.setattr(module, "available_memory", lambda: 2**16)
     folder = str(tiny_model("llama"))
     with pytest.raises(ModelError, match=r"weights take .* GiB in float32, and 0\.0 GiB are free on cpu"):
-        load_engine(open_model(folder), EngineConfig(model=folder))
+        load_engine(open_model(folder), EngineConfig(model=folder, runner=runner))
 
 
 def test_loading_leaves_no_threads_to_compete_with_those_that_step(tiny_model: Callable[..., Path]) -> None:
     """OpenMP keeps a pool per thread that computes; two pools on one machine halve the speed."""
     code = f"""
 import os, torch
-from octavo.engine.config import EngineConfig
+from octavo.engine.config import EngineConfig, RunnerName
 from octavo.engine.loading import load_engine
 from octavo.engine.models.source import open_model
 before = len(os.listdir("/proc/self/task"))
-load_engine(open_model({str(tiny_model("llama"))!r}), EngineConfig(kv_cache_memory="1Mi"))
+load_engine(open_model({str(tiny_model("llama"))!r}), EngineConfig(kv_cache_memory="1Mi", runner="torch"))
 assert len(os.listdir("/proc/self/task")) == before
 """
     subprocess.run([sys.executable, "-c", code], check=True)

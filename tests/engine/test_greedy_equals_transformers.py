@@ -10,8 +10,11 @@ from typing import Any
 
 import pytest
 
+from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine
+from octavo.engine.loading import load_engine
 from octavo.engine.memory import available_cpus
+from octavo.engine.models.source import open_model
 from octavo.engine.params import SamplingParams
 
 from .conftest import run, transformers_greedy
@@ -65,6 +68,13 @@ def test_all_prompts_batched_together(
 ) -> None:
     engine = with_settings(prefix_caching=False, max_num_batched_tokens=2048)
     assert run(engine, real_prompts, GREEDY) == expected
+
+
+def test_all_prompts_batched_together_by_pytorch(
+    smollm2_path: Path, real_prompts: list[list[int]], expected: list[list[int]]
+) -> None:
+    config = EngineConfig(model=str(smollm2_path), runner="torch", dtype="float32", kv_cache_memory="256Mi")
+    assert run(load_engine(open_model(config.model), config), real_prompts, GREEDY) == expected
 
 
 def test_with_prompts_cut_into_chunks(

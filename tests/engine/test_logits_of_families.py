@@ -58,15 +58,24 @@ CASES = {
 }
 
 
-@pytest.fixture(params=CASES.values(), ids=CASES.keys(), scope="module")
+# The native runner does all, PyTorch's one of each kind; test_native_equals_torch.py compares the two.
+BY_TORCH = (
+    *("llama", "llama, biases", "llama, gelu", "llama 3, its rope", "llama, yarn", "mistral, sliding window"),
+    *("qwen2, some layers sliding", "qwen3, tied, grouped by four"),
+)
+RUNS = [("auto", name) for name in CASES] + [("torch", name) for name in BY_TORCH]
+
+
+@pytest.fixture(params=RUNS, ids=[f"{runner}: {name}" for runner, name in RUNS], scope="module")
 def case(request: pytest.FixtureRequest, tiny_model: TinyModel) -> tuple[Engine, Any]:
     """An engine on a tiny model, and the same model in Transformers."""
     from transformers import AutoModelForCausalLM
 
-    family, overrides = request.param
+    runner, name = request.param
+    family, overrides = CASES[name]
     folder = tiny_model(family, **overrides)
     config = EngineConfig(
-        model=str(folder), dtype="float32", kv_cache_memory="8Mi", max_num_batched_tokens=64
+        model=str(folder), dtype="float32", kv_cache_memory="8Mi", max_num_batched_tokens=64, runner=runner
     )
     # The eager attention is Transformers' own plain formula.
     oracle = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
@@ -106,7 +115,7 @@ class Recorder:
         def recording(batch: Batch) -> Any:
             logits = logits_of(batch)
             if len(batch.sampling):
-                self.logits.append(logits.numpy())
+                self.logits.append(np.array(logits))  # the native runner's are gone with the next step
             return logits
 
         runner.logits = recording

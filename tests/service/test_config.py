@@ -61,6 +61,29 @@ def test_a_number_in_the_file_may_stand_for_a_size(tmp_path: Path) -> None:
     assert load_config({}, {}, file)[0].kv_cache_memory == "1073741824"
 
 
+@pytest.mark.parametrize(
+    ("content", "engine"),
+    [
+        ("weight_cache: off", EngineConfig(model="smollm2", weight_cache="off")),
+        ("weight_cache: /var/cache", EngineConfig(model="smollm2", weight_cache="/var/cache")),
+        ("weight_cache:", EngineConfig(model="smollm2")),
+        ("speculation: off\nprefix_caching: off", EngineConfig(model="smollm2", prefix_caching=False)),
+        ("prefix_caching: no", EngineConfig(model="smollm2", prefix_caching=False)),
+        ("prefix_caching: False", EngineConfig(model="smollm2", prefix_caching=False)),
+        (
+            "quantization: none\nrunner: native",
+            EngineConfig(quantization="none", runner="native", model="smollm2"),
+        ),
+    ],
+)
+def test_words_in_the_file_are_not_taken_for_truths(
+    tmp_path: Path, content: str, engine: EngineConfig
+) -> None:
+    file = tmp_path / "octavo.yaml"
+    file.write_text(content)
+    assert load_config({}, {}, file)[0] == engine
+
+
 def test_an_empty_variable_counts_as_not_set() -> None:
     assert load_config({}, {"OCTAVO_PORT": ""})[1].port == 50051
 
@@ -83,6 +106,13 @@ def test_what_kubernetes_sets_for_a_service_named_octavo_is_passed_over() -> Non
     [
         ({"max_num_seqs": "many"}, {}, r"flag --max-num-seqs: .*valid integer.* \(got 'many'\)"),
         ({"dtype": "int8"}, {}, r"flag --dtype: .*'auto', 'float32'.* \(got 'int8'\)"),
+        (
+            {"quantization": "int3"},
+            {},
+            r"flag --quantization: .*'auto', 'none', 'int8' or 'int4' \(got 'int3'\)",
+        ),
+        ({"kv_cache_dtype": "int4"}, {}, r"flag --kv-cache-dtype: .*'auto' or 'int8' \(got 'int4'\)"),
+        ({}, {"OCTAVO_RUNNER": "Native"}, r"OCTAVO_RUNNER: .*'auto', 'native' or 'torch' \(got 'Native'\)"),
         ({}, {"OCTAVO_PORT": "70000"}, r"variable OCTAVO_PORT: .*65535 \(got '70000'\)"),
         ({}, {"OCTAVO_GRACE_PERIOD": "nan"}, r"variable OCTAVO_GRACE_PERIOD: .*finite.* \(got 'nan'\)"),
         ({}, {"OCTAVO_PREFIX_CACHE": "1"}, r"OCTAVO_PREFIX_CACHE: .*did you mean OCTAVO_PREFIX_CACHING\?"),
@@ -99,6 +129,9 @@ def test_errors_name_source_value_and_rule(
     ("content", "message"),
     [
         ("prot: 1", r"key 'prot' in .*octavo.yaml: is no setting; did you mean port\?"),
+        ("runner: [native]", r"key 'runner' in .*: .*'auto', 'native' or 'torch' \(got \['native'\]\)"),
+        ("quantization: 8", r"key 'quantization' in .*octavo.yaml: .*'int8' or 'int4' \(got 8\)"),
+        ("weight_cache: false", r"key 'weight_cache' in .*octavo.yaml: .*valid string \(got False\)"),
         ("port: [1]", r"key 'port' in .*octavo.yaml: .*valid integer.* \(got \[1\]\)"),
         ("- port", r"must be a mapping of settings"),
         ("port: 'x", r"is not valid YAML"),

@@ -14,7 +14,8 @@ from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.engine.models.source import open_model
 from octavo.engine.params import SamplingParams
-from octavo.engine.runners.torch import TorchRunner
+from octavo.engine.runners import Runner
+from octavo.engine.runners.build import build_runner
 from octavo.engine.speculation.draft_model import DraftModelProposer
 from octavo.engine.speculation.proposer import NOTHING, Outlook
 
@@ -25,20 +26,22 @@ VOCAB_SIZE = 384
 
 
 @pytest.fixture(scope="module")
-def runner(tiny_model: Callable[..., Path]) -> TorchRunner:
+def runner(tiny_model: Callable[..., Path]) -> Runner:
     folder = str(tiny_model("llama"))
-    return TorchRunner(open_model(folder), EngineConfig(model=folder, dtype="float32", threads=1), 512)
+    config = EngineConfig(model=folder, dtype="float32", threads=1)
+    return build_runner(open_model(folder), config, 512, lambda name: None)
 
 
 @pytest.fixture(scope="module")
-def other_runner(tiny_model: Callable[..., Path]) -> TorchRunner:
+def other_runner(tiny_model: Callable[..., Path]) -> Runner:
     """The same model with a pool of its own."""
     folder = str(tiny_model("llama"))
-    return TorchRunner(open_model(folder), EngineConfig(model=folder, dtype="float32", threads=1), 512)
+    config = EngineConfig(model=folder, dtype="float32", threads=1)
+    return build_runner(open_model(folder), config, 512, lambda name: None)
 
 
 def proposer_on(
-    runner: TorchRunner, num_blocks: int = 64, budget: int = 512, max_model_len: int = 512
+    runner: Runner, num_blocks: int = 64, budget: int = 512, max_model_len: int = 512
 ) -> DraftModelProposer:
     sizes = {"max_model_len": max_model_len, "vocab_size": VOCAB_SIZE, "budget": budget}
     proposer = DraftModelProposer(runner, **sizes)
@@ -81,7 +84,7 @@ def test_a_model_that_drafts_for_itself_is_always_right(
             each.extend(output[done : done + 5 - step])  # all and a token more, or fewer are accepted
 
 
-def test_it_computes_a_prompt_once(runner: TorchRunner) -> None:
+def test_it_computes_a_prompt_once(runner: Runner) -> None:
     proposer, sequence = proposer_on(runner), text(*range(10, 60))
     assert proposer.outlook(sequence, 4) == Outlook((0, 0, 0, 0), 48)
     [draft] = guesses(proposer, (sequence, 4))
@@ -92,16 +95,14 @@ def test_it_computes_a_prompt_once(runner: TorchRunner) -> None:
     assert proposer.num_caught_up == 0
 
 
-def test_a_wrong_guess_leaves_no_trace(runner: TorchRunner, other_runner: TorchRunner) -> None:
+def test_a_wrong_guess_leaves_no_trace(runner: Runner, other_runner: Runner) -> None:
     proposer, sequence = proposer_on(runner), text(*range(10, 40))
     [draft] = guesses(proposer, (sequence, 6))
     sequence.extend([*draft[:2], (draft[2] + 1) % VOCAB_SIZE])
     assert guesses(proposer, (sequence, 6)) == guesses(proposer_on(other_runner), (sequence, 6))
 
 
-def test_catching_up_takes_as_many_steps_as_the_budget_makes_it(
-    runner: TorchRunner, other_runner: TorchRunner
-) -> None:
+def test_catching_up_takes_as_many_steps_as_the_budget_makes_it(runner: Runner, other_runner: Runner) -> None:
     proposer, long, short = proposer_on(runner, budget=32), text(*range(5, 95)), text(*range(5, 15))
     [expected] = guesses(proposer_on(other_runner), (long, 3))
     found = [guesses(proposer, (long, 3), (short, 3)) for _ in range(4)]
@@ -109,7 +110,7 @@ def test_catching_up_takes_as_many_steps_as_the_budget_makes_it(
     assert all(len(draft) == 3 for _, draft in found), "those that lack little are not kept waiting"
 
 
-def test_equal_prefixes_are_computed_once(runner: TorchRunner, other_runner: TorchRunner) -> None:
+def test_equal_prefixes_are_computed_once(runner: Runner, other_runner: Runner) -> None:
     proposer, prompt = proposer_on(runner), list(range(10, 50))
     guesses(proposer, (text(*prompt, 1), 2))
     twin = text(*prompt, 2, 3)
@@ -117,7 +118,7 @@ def test_equal_prefixes_are_computed_once(runner: TorchRunner, other_runner: Tor
     assert guesses(proposer, (twin, 5)) == guesses(proposer_on(other_runner), (twin, 5))
 
 
-def test_what_it_forgot_stays_cached_for_a_continuation(runner: TorchRunner) -> None:
+def test_what_it_forgot_stays_cached_for_a_continuation(runner: Runner) -> None:
     proposer, sequence = proposer_on(runner), text(*range(10, 50))
     guesses(proposer, (sequence, 2))
     proposer.forget(sequence)
@@ -126,7 +127,7 @@ def test_what_it_forgot_stays_cached_for_a_continuation(runner: TorchRunner) -> 
     assert proposer.outlook(text(*range(10, 60)), 2).lag == 50 - 32 - 2
 
 
-def test_those_that_were_not_guessed_for_longest_lose_their_blocks(runner: TorchRunner) -> None:
+def test_those_that_were_not_guessed_for_longest_lose_their_blocks(runner: Runner) -> None:
     """A pool of six blocks and three sequences that need three each."""
     proposer, texts = proposer_on(runner, num_blocks=6), [text(*[first] * 40) for first in (1, 2, 3)]
     for each in texts:
@@ -135,13 +136,13 @@ def test_those_that_were_not_guessed_for_longest_lose_their_blocks(runner: Torch
     assert list(proposer.contexts) == texts[1:]
 
 
-def test_there_is_no_draft_where_blocks_run_out(runner: TorchRunner) -> None:
+def test_there_is_no_draft_where_blocks_run_out(runner: Runner) -> None:
     proposer, texts = proposer_on(runner, num_blocks=6), [text(*[first] * 40) for first in (1, 2, 3)]
     drafts = guesses(proposer, *[(each, 4) for each in texts])
     assert sorted(map(len, drafts)) == [0, 4, 4]
 
 
-def test_it_guesses_up_to_the_end_of_its_context(runner: TorchRunner) -> None:
+def test_it_guesses_up_to_the_end_of_its_context(runner: Runner) -> None:
     proposer = proposer_on(runner, max_model_len=40)
     assert proposer.outlook(text(*range(38)), 8).kinds == (0, 0, 0)
     assert proposer.outlook(text(*range(41)), 8) == NOTHING
@@ -149,7 +150,7 @@ def test_it_guesses_up_to_the_end_of_its_context(runner: TorchRunner) -> None:
     assert len(draft) == 3
 
 
-def test_it_stops_where_the_sequence_would(runner: TorchRunner) -> None:
+def test_it_stops_where_the_sequence_would(runner: Runner) -> None:
     proposer, sequence = proposer_on(runner), text(*range(10, 40))
     [draft] = guesses(proposer, (sequence, 6))
     sequence.stop_tokens = frozenset(draft[2:3])
@@ -157,7 +158,7 @@ def test_it_stops_where_the_sequence_would(runner: TorchRunner) -> None:
 
 
 def test_tokens_that_only_one_of_the_models_has_are_neither_read_nor_guessed(
-    runner: TorchRunner,
+    runner: Runner,
 ) -> None:
     proposer, sequence = proposer_on(runner), text(*range(10, 40))
     [draft] = guesses(proposer, (sequence, 4))
@@ -168,7 +169,7 @@ def test_tokens_that_only_one_of_the_models_has_are_neither_read_nor_guessed(
 
 
 @pytest.fixture(scope="module")
-def oracle(other_runner: TorchRunner) -> Callable[[Text, int], list[int]]:
+def oracle(other_runner: Runner) -> Callable[[Text, int], list[int]]:
     """What the model generates after a text, computed from nothing."""
 
     def generate(sequence: Text, count: int) -> list[int]:
@@ -220,7 +221,7 @@ moves = st.one_of(
 @settings(max_examples=25, deadline=None)
 @given(st.lists(moves, min_size=10, max_size=30), st.integers(6, 12), st.sampled_from([16, 512]))
 def test_guesses_are_right_and_blocks_add_up_whatever_happens(
-    runner: TorchRunner,
+    runner: Runner,
     oracle: Callable[[Text, int], list[int]],
     moves: list[tuple[str, int]],
     num_blocks: int,

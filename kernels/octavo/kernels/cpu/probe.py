@@ -12,8 +12,8 @@ from octavo.kernels.cpu.library import library
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """memory_read: bytes per second. bf16, int8: operations per second, multiplying and adding counted
-    as two, of the instructions that products are made of."""
+    """memory_read: bytes per second. bf16, int8: operations per second, a multiplication and an addition
+    counted as two, of the instructions that products are made of."""
 
     memory_read: float
     bf16: float

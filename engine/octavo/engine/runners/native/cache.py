@@ -6,10 +6,13 @@ that serve the same model share its pages.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
 import mmap
 import os
+import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +27,9 @@ VERSION = 2
 """Of the layout of packed weights: to be raised whenever kernels or layout change."""
 SPARE = 1.2
 """A file system must have room for this many times the weights, so that the cache never fills it."""
+UNFINISHED = ".unfinished"
+ABANDONED_AFTER = 3600.0
+"""Seconds since a file was last written to; packing takes minutes at most."""
 
 
 def default_folder() -> Path:
@@ -54,26 +60,39 @@ class WeightCache:
             return None
 
     def fill(self, num_bytes: int, pack: Callable[[np.ndarray], None]) -> np.ndarray | None:
-        """Has `pack` write into zeros that become what is kept, [num_bytes]; None if there is no room."""
-        unfinished = self.path.with_suffix(f".{os.getpid()}")
+        """Has `pack` write into zeros that become what is kept; None, and nothing written, without room."""
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             space = os.statvfs(self.path.parent)
             if space.f_bavail * space.f_frsize < SPARE * num_bytes:
                 log.info("packed weights are not kept: too little room in %s", self.path.parent)
                 return None
-            with unfinished.open("xb+") as file:
-                # Really taken, not promised: writing to a mapped file that cannot grow would end the process.
-                os.posix_fallocate(file.fileno(), 0, num_bytes)
-                data = np.frombuffer(mmap.mmap(file.fileno(), num_bytes), np.uint8)
-        except (OSError, ValueError) as error:
-            unfinished.unlink(missing_ok=True)
+            # A name of its own: others may pack the same, and in containers all have the same process id.
+            number, name = tempfile.mkstemp(UNFINISHED, dir=self.path.parent)
+        except OSError as error:
             log.info("packed weights are not kept: %s", error)
             return None
+        unfinished = Path(name)
         try:
+            try:
+                # Really taken, not promised: writing to a mapped file that cannot grow would end the process.
+                os.posix_fallocate(number, 0, num_bytes)
+                data = np.frombuffer(mmap.mmap(number, num_bytes), np.uint8)
+            except (OSError, ValueError) as error:
+                log.info("packed weights are not kept: %s", error)
+                return None
+            finally:
+                os.close(number)
             pack(data)
             unfinished.replace(self.path)
-        except BaseException:
+        finally:
             unfinished.unlink(missing_ok=True)
-            raise
+        self._sweep()
         return data
+
+    def _sweep(self) -> None:
+        """Removes what starts that were killed while they packed have left."""
+        for file in self.path.parent.glob(f"*{UNFINISHED}"):
+            with contextlib.suppress(OSError):
+                if time.time() - file.stat().st_mtime > ABANDONED_AFTER:
+                    file.unlink()

@@ -61,9 +61,10 @@ INLINE void put_output(const Attention& a, int token, int head, const RowState& 
     }
 }
 
+// One head's place for what a token gets of a chunk. There is one for chunks that the window hides, too: layers differ
+// in their windows, and all use the same places.
 INLINE float* partial(const Attention& a, int token, int chunk, int head) {
-    const int at = a.first_partial[token] + chunk - a.first_chunk(token);
-    return a.partials + (size_t(at) * a.num_heads + head) * (a.head_dim + 16);
+    return a.partials + (size_t(a.first_partial[token] + chunk) * a.num_heads + head) * (a.head_dim + 16);
 }
 
 // Scores of R rows against two blocks, R · 32, each the sum over the head's elements from the first on.

@@ -99,7 +99,7 @@ struct Attention {
     void* out;  // [num_tokens, num_heads, head_dim]
     size_t out_stride;
     bool out_is_bf16;
-    const int* first_partial;  // [num_tokens], index of a token's first chunk among the partial results
+    const int* first_partial;  // [num_tokens], where a token's chunks begin among the partial results
     float* partials;           // per chunk and head: greatest, sum, 14 unused, [head_dim]
 
     int first_chunk(int token) const {
