@@ -275,8 +275,9 @@ void Decoder::product(
     const Product product = {
         &linear, a,      activation_bytes(Form(linear.form), linear.k), rows, out, out_stride,
         finish,  Activation(model_.activation), out_is_bf16};
-    // Everybody finishes at about the same time only if the last pieces are small.
-    const int at_once = std::max<size_t>(1, LARGEST_PIECE * linear.panels() / linear_bytes(Form(linear.form), linear.n, linear.k));
+    // Few rows wait for memory, which likes long pieces; many take long enough one by one.
+    const size_t panel_bytes = linear_bytes(Form(linear.form), PANEL, linear.k);
+    const int at_once = rows >= 16 ? 1 : std::max<size_t>(1, LARGEST_PIECE / panel_bytes);
     worker.share(product.parts(), std::min(piece(product.parts(), worker), at_once), [&](int first, int last) {
         kernels_.product[linear.form](product, first, last);
     });

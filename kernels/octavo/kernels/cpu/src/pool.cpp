@@ -55,7 +55,7 @@ class Stay {
 }  // namespace
 
 Pool::Pool(int num_threads, std::vector<int> cpus)
-    : size_(num_threads), cpus_(std::move(cpus)), loops_(new Counter[NUM_LOOPS]) {
+    : size_(num_threads), cpus_(std::move(cpus)), counters_(new Counter[NUM_LOOPS * num_threads]) {
     for (int rank = 1; rank < size_; rank++) threads_.emplace_back([this, rank] { follow(rank); });
 }
 
@@ -74,7 +74,7 @@ void Pool::run(const std::function<void(Worker&)>& job) {
         job(worker);
         return;
     }
-    for (int i = 0; i < NUM_LOOPS; i++) loops_[i].next.store(0, std::memory_order_relaxed);
+    for (int i = 0; i < NUM_LOOPS * size_; i++) counters_[i].taken.store(0, std::memory_order_relaxed);
     running_.store(size_ - 1, std::memory_order_relaxed);
     {
         std::lock_guard<std::mutex> lock(mutex_);

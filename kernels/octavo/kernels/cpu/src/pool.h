@@ -4,6 +4,7 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <cstdint>
 #include <functional>
 #include <memory>
 #include <mutex>
@@ -25,8 +26,9 @@ class Worker {
     // Waits until all of the team are here. What they wrote before is seen by all after.
     void barrier();
 
-    // Calls body(begin, end) for pieces of [0, count) of at most `piece` until the team has done all of them; whoever
-    // is free takes the next. Every thread must come by, in the same order. Does not wait: see `barrier`.
+    // Calls body(begin, end) for pieces of [0, count) of at most `piece` until the team has done all of them. Each
+    // thread has a stretch of its own, so that it goes through memory in order; who is done with it helps the others.
+    // Every thread must come by, in the same order. Does not wait: see `barrier`.
     template <class Body>
     void share(int count, int piece, const Body& body);
 
@@ -53,9 +55,11 @@ class Pool {
     // makes that impossible, and every second loop or so has one.
     static constexpr int NUM_LOOPS = 256;
 
+    // How much of its stretch of a loop is taken, for each thread.
     struct alignas(64) Counter {
-        std::atomic<int> next{0};
+        std::atomic<int> taken{0};
     };
+    std::atomic<int>& counter(int loop, int rank) { return counters_[loop * size_ + rank].taken; }
 
     void follow(int rank);
 
@@ -70,7 +74,7 @@ class Pool {
     alignas(64) std::atomic<int> arrived_{0};
     alignas(64) std::atomic<long> barriers_{0};
     alignas(64) std::atomic<int> running_{0};
-    std::unique_ptr<Counter[]> loops_;
+    std::unique_ptr<Counter[]> counters_;
 };
 
 template <class Body>
@@ -79,14 +83,18 @@ void Worker::share(int count, int piece, const Body& body) {
         if (count > 0) body(0, count);
         return;
     }
-    const int at = loop_++ % Pool::NUM_LOOPS;
+    const int at = loop_++ % Pool::NUM_LOOPS, size = pool.size_;
     // The counter half a ring ahead is of no use to anybody now: all have passed at least one barrier since.
-    if (rank == 0) pool.loops_[(at + Pool::NUM_LOOPS / 2) % Pool::NUM_LOOPS].next.store(0, std::memory_order_relaxed);
-    std::atomic<int>& next = pool.loops_[at].next;
-    for (;;) {
-        const int begin = next.fetch_add(piece, std::memory_order_relaxed);
-        if (begin >= count) return;
-        body(begin, begin + piece < count ? begin + piece : count);
+    pool.counter((at + Pool::NUM_LOOPS / 2) % Pool::NUM_LOOPS, rank).store(0, std::memory_order_relaxed);
+    for (int i = 0; i < size; i++) {
+        const int of = (rank + i) % size;
+        const int first = int(int64_t(count) * of / size), last = int(int64_t(count) * (of + 1) / size);
+        std::atomic<int>& taken = pool.counter(at, of);
+        for (;;) {
+            const int begin = first + taken.fetch_add(piece, std::memory_order_relaxed);
+            if (begin >= last) break;
+            body(begin, begin + piece < last ? begin + piece : last);
+        }
     }
 }
 

@@ -253,12 +253,20 @@ INLINE i32x16 dot_quads(i32x16 acc, u32x16 a, u32x16 b) {
 // eˣ within 2 ulp for x in [-87, 88]; 0 below, for a score of minus infinity too.
 INLINE f32x16 exp(f32x16 x) {
     const f32x16 lowest = splat(-87.3f);
+    // x = n·ln 2 + r.
+#if defined(__AVX512F__)
+    const f32x16 n =
+        (f32x16)_mm512_roundscale_ps((__m512)(x * splat(1.44269504f)), _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    f32x16 r = fma(n, splat(-0.693359375f), x);
+    r = fma(n, splat(2.12194440e-4f), r);
+#else
     f32x16 clamped = -max(splat(-88.7f), -max(lowest, x));
-    // x = n·ln 2 + r; adding 1.5·2²³ rounds n to a whole number, whose bits are the last ones of the sum.
+    // Adding 1.5·2²³ rounds n to a whole number, whose bits are the last ones of the sum.
     const f32x16 shifted = fma(clamped, splat(1.44269504f), splat(12582912.f));
     const f32x16 n = shifted - splat(12582912.f);
     f32x16 r = fma(n, splat(-0.693359375f), clamped);
     r = fma(n, splat(2.12194440e-4f), r);
+#endif
     f32x16 p = splat(1.9875691500e-4f);
     p = fma(p, r, splat(1.3981999507e-3f));
     p = fma(p, r, splat(8.3334519073e-3f));
@@ -266,8 +274,13 @@ INLINE f32x16 exp(f32x16 x) {
     p = fma(p, r, splat(1.6666665459e-1f));
     p = fma(p, r, splat(5.0000001201e-1f));
     p = fma(p, r * r, r + splat(1.f));
+#if defined(__AVX512F__)
+    const __mmask16 counts = _mm512_cmp_ps_mask((__m512)x, (__m512)lowest, _CMP_NLT_UQ);
+    return (f32x16)_mm512_maskz_scalef_ps(counts, (__m512)p, (__m512)n);
+#else
     f32x16 power = (f32x16)(((i32x16)shifted + 127) << 23);
     return zero_below(x, lowest, p * power);
+#endif
 }
 
 INLINE void prefetch(const void* address) { __builtin_prefetch(address, 0, 3); }
