@@ -7,7 +7,7 @@ import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_args, get_origin, get_type_hints
 
 from octavo.engine import ConfigError
 from octavo.service.plain_values import UNSURE, Bounds, read
@@ -134,11 +134,10 @@ def _read_file(path: Path) -> dict[str, object]:
     class Loader(yaml.SafeLoader):
         """YAML 1.2 has no truths but true and false: `off` is a word, as our settings mean it."""
 
-        yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
-            first: [(tag, rule) for tag, rule in rules if tag != "tag:yaml.org,2002:bool" or first in "tTfF"]
-            for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
-        }
-
+    Loader.yaml_implicit_resolvers = {
+        first: [(tag, rule) for tag, rule in rules if tag != "tag:yaml.org,2002:bool" or first in "tTfF"]
+        for first, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader)  # which is a safe one
     except OSError as error:
