@@ -48,8 +48,8 @@ PRECISIONS = (
     Precision("int8", {"dtype": "bfloat16", "quantization": "int8"}, 0.01),
     Precision("int8, 8-bit KV", {"dtype": "bfloat16", "quantization": "int8", **INT8_KV}, 0.01),
     Precision("int4", {"dtype": "bfloat16", "quantization": "int4"}, 0.05),
-    Precision("as packed", {"dtype": "bfloat16", "quantization": "auto"}, 0.05),
-    Precision("as packed, 8-bit KV", {"dtype": "bfloat16", "quantization": "auto", **INT8_KV}, 0.05),
+    Precision("as packed", {"dtype": "auto", "quantization": "auto"}, 0.05),
+    Precision("as packed, 8-bit KV", {"dtype": "auto", "quantization": "auto", **INT8_KV}, 0.05),
 )
 
 

@@ -37,7 +37,7 @@ class Configuration:
 CONFIGURATIONS = (
     Configuration("bf16", {"dtype": "bfloat16", "quantization": "none"}, 2.0),
     Configuration("int8", {"dtype": "bfloat16", "quantization": "int8"}, 1.0),
-    Configuration("4-bit", {"dtype": "bfloat16", "quantization": "auto"}, None),
+    Configuration("4-bit", {"dtype": "auto", "quantization": "auto"}, None),
 )
 
 

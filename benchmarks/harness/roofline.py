@@ -96,7 +96,7 @@ class Roofline:
         attended = seen + sum(length * length / 2 for length in chunks)
         products = 2 * (tokens * shape.layer_weights + drawn * shape.head_weights)
         attention = 2 * attended * shape.attention
-        return max(memory, products / self.rate + attention / (self.limits.bf16 or self.rate))
+        return max(memory, products / self.rate + attention / self.limits.bf16)
 
 
 def _common(prompts: Sequence[Sequence[int]]) -> int:

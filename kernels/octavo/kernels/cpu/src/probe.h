@@ -27,13 +27,15 @@ inline uint64_t multiply(int rounds, bool by_bytes) {
     u32x16 a = splat(uint32_t(rounds)), b = splat(uint32_t(rounds + 1));
     uint64_t used = 0;
     if (by_bytes) {
-        i32x16 acc[N] = {};
+        i32x16 acc[N];
+        for (int n = 0; n < N; n++) acc[n] = splat(n);  // equal sums would be computed once
         for (int i = 0; i < rounds; i++)
 #pragma GCC unroll 24
             for (int n = 0; n < N; n++) acc[n] = dot_quads(acc[n], a, b);
         for (int n = 0; n < N; n++) used |= acc[n][0];
     } else {
-        f32x16 acc[N] = {};
+        f32x16 acc[N];
+        for (int n = 0; n < N; n++) acc[n] = splat(float(n));
         for (int i = 0; i < rounds; i++) {
 #pragma GCC unroll 24
             for (int n = 0; n < N; n++) acc[n] = dot_pairs(acc[n], a, b);
