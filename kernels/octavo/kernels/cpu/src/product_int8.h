@@ -17,11 +17,11 @@ struct Int8Form {
         for (int v = 0; v < 2; v += VECTORS) {
             f32x16 total[R][VECTORS] = {};
             const char* block = panel + 64 * v;
-            const char* bytes = a;
-            const octavo::Int8Group* group = reinterpret_cast<const octavo::Int8Group*>(a + groups * octavo::INT8_GROUP);
-            for (int g = 0; g < groups; g++, block += octavo::INT8_BLOCK_BYTES, bytes += octavo::INT8_GROUP, group++) {
+            for (int g = 0; g < groups; g++, block += octavo::INT8_BLOCK_BYTES) {
+                const char* bytes = a + g * octavo::INT8_GROUP;
+                const char* group = a + groups * octavo::INT8_GROUP + g * sizeof(octavo::Int8Group);
                 const auto of_row = [&](int r) -> const octavo::Int8Group& {
-                    return *reinterpret_cast<const octavo::Int8Group*>(reinterpret_cast<const char*>(group) + r * stride);
+                    return *reinterpret_cast<const octavo::Int8Group*>(group + r * stride);
                 };
                 i32x16 acc[R][VECTORS];
 #pragma GCC unroll 12

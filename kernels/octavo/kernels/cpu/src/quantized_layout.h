@@ -11,8 +11,8 @@ namespace octavo {
 
 static constexpr size_t whole(size_t count, size_t of) { return (count + of - 1) / of * of; }
 
-// INT8: weights and activations in groups of 64 consecutive ones: scale · (q - 128) and scale · q. A panel is a block for
-// each group: q[16 quads][32][4], then float16 scale[32]. A row of activations is q[k], k padded with zeros to whole
+// INT8: weights and activations in groups of 64 consecutive ones: scale · (q - 128) and scale · q. A panel is a block
+// for each group: q[16 quads][32][4], then float16 scale[32]. A row of activations is q[k], k padded with zeros to whole
 // groups, then an Int8Group for each.
 
 constexpr int INT8_ZERO = 128;
@@ -30,8 +30,8 @@ static constexpr int int8_groups(int k) { return (k + INT8_GROUP - 1) / INT8_GRO
 static constexpr size_t INT8_SCALES_AT = INT8_GROUP * PANEL;
 static constexpr size_t INT8_BLOCK_BYTES = INT8_SCALES_AT + PANEL * sizeof(uint16_t);
 
-// GROUP…: weights in groups of 32 or 16 consecutive ones: scale · q + minimum or, centred, scale · (q - 2^(bits - 1)). A panel
-// is a block for each 32 of k: `bits` vectors of 64 bytes for the first 16 rows and as many for the others, then
+// GROUP…: weights in groups of 32 or 16 consecutive ones: scale · q + minimum or, centred,
+// scale · (q - 2^(bits - 1)). A panel is a block for each 32 of k: `bits` vectors of 64 bytes for the first 16 rows and as many for the others, then
 // float16 scale[32 / length][32] and, if any, float16 minimum[32]. The vectors are
 //   8 bits: q[8 quads][16][4]
 //   fewer: the low four bits of quads 0 to 3 in the low halves of bytes and those of quads 4 to 7 in the high halves,
