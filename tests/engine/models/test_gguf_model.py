@@ -14,6 +14,7 @@ from transformers import AutoModelForCausalLM
 
 from octavo.engine.errors import ModelError
 from octavo.engine.models.dequantize import can_dequantize, dequantize
+from octavo.engine.models.ggml import GGMLType
 from octavo.engine.models.names import HUGGING_FACE, checkpoint_name
 from octavo.engine.models.source import open_model
 from octavo.engine.models.spec import FrequencyFactors, LinearScaling, YarnScaling
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
     from tests.conftest import TinyModel
     from tests.engine.models.conftest import TinyGGUF
 
-QUANTISED = [kind for kind in Kind if can_dequantize(kind)]
+QUANTISED = [kind for kind in GGMLType if can_dequantize(kind)]
 
 
 def error_of(path: Path) -> str:
@@ -34,13 +35,13 @@ def error_of(path: Path) -> str:
 
 
 @pytest.mark.parametrize("kind", QUANTISED, ids=lambda kind: kind.name)
-def test_every_quantisation_is_bit_equal_to_the_gguf_package(kind: Kind) -> None:
+def test_every_quantisation_is_bit_equal_to_the_gguf_package(kind: GGMLType) -> None:
     """Random bytes stand for blocks, so that types which the package cannot write are covered too."""
-    block_bytes = GGML_QUANT_SIZES[kind][1]
+    block_bytes = GGML_QUANT_SIZES[Kind(kind)][1]
     blocks = np.random.default_rng(0).integers(256, size=(32, 9 * block_bytes), dtype=np.uint8)
 
     with np.errstate(all="ignore"):
-        expected = gguf.quants.dequantize(blocks, kind)
+        expected = gguf.quants.dequantize(blocks, Kind(kind))
         values = dequantize(blocks.reshape(-1), kind)
 
     np.testing.assert_array_equal(values.view(np.uint32), expected.reshape(-1).view(np.uint32))
@@ -50,7 +51,7 @@ def test_pieces_join_where_a_tensor_is_larger_than_one() -> None:
     values = np.random.default_rng(0).standard_normal((3, 40_000), np.float32)
     blocks = gguf.quants.quantize(values, Kind.Q8_0)
 
-    joined = dequantize(blocks.reshape(-1), Kind.Q8_0)
+    joined = dequantize(blocks.reshape(-1), GGMLType.Q8_0)
 
     np.testing.assert_array_equal(joined, gguf.quants.dequantize(blocks, Kind.Q8_0).reshape(-1))
 

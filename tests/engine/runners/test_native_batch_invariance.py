@@ -106,19 +106,22 @@ def check_any_schedule(data: st.DataObject, load: Callable[[int], NativeRunner],
     expected = [alone(plain, text.tokens) for text in texts]
     runner = load(data.draw(st.sampled_from([1, 2]), "threads"))
     pool = Pool(data.draw(st.integers(0, 9), "order of blocks"))
-    for _ in range(60):
+    for _ in range(25):
         unfinished = [i for i, text in enumerate(texts) if text.computed < len(text.tokens)]
         if not unfinished:
             break
         pieces: list[Piece] = []
         copies: list[tuple[int, int]] = []
+        # Of whom blocks may be had: what is computed or copied in this step is there only after it.
+        sources = [text for text in texts if text.computed >= BLOCK_SIZE]
         taking_part = data.draw(st.sets(st.sampled_from(unfinished), min_size=1), "who")
         for i in sorted(taking_part):
             text = texts[i]
             if text.computed and data.draw(st.integers(0, 9), "preempted") == 0:
                 _preempt(text, texts, pool)
+                sources = [source for source in sources if source is not text]
             if not text.blocks:
-                _start(text, texts, pool, copies, data)
+                _start(text, sources, pool, copies, data)
             left = len(text.tokens) - text.computed
             count = min(left, data.draw(PIECES, "tokens"))
             stop = text.computed + count
@@ -141,14 +144,13 @@ def _preempt(text: Text, texts: list[Text], pool: Pool) -> None:
 
 
 def _start(
-    text: Text, texts: list[Text], pool: Pool, copies: list[tuple[int, int]], data: st.DataObject
+    text: Text, sources: list[Text], pool: Pool, copies: list[tuple[int, int]], data: st.DataObject
 ) -> None:
-    """Gives a text its blocks: some may be another's, computed before, and the last of these a copy."""
+    """Gives a text its blocks: some may be another's, computed before, or copies of these."""
     text.blocks = pool.take(blocks_for(len(text.tokens)))
-    others = [other for other in texts if other is not text and other.computed >= BLOCK_SIZE]
-    if not others or not data.draw(st.booleans(), "shares"):
+    if not sources or not data.draw(st.booleans(), "shares"):
         return
-    other = data.draw(st.sampled_from(others), "with")
+    other = sources[data.draw(st.integers(0, len(sources) - 1), "with")]
     alike = 0
     while alike < min(other.computed, len(text.tokens) - 1) and other.tokens[alike] == text.tokens[alike]:
         alike += 1
@@ -163,7 +165,7 @@ def _start(
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_logits_do_not_depend_on_the_schedule(tiny_runner: Load, form: str, data: st.DataObject) -> None:
     check_any_schedule(data, lambda threads: tiny_runner(form, threads), LONGEST)

@@ -5,6 +5,7 @@ In bfloat16 neither is exact: there the native runner must come about as near to
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,6 +27,7 @@ Case = tuple[str, dict[str, Any]]
 
 def heads(num_heads: int, num_kv_heads: int, head_dim: int, family: str = "llama") -> Case:
     return family, {
+        "hidden_size": max(64, math.lcm(32, num_heads)),  # Transformers wants it to be a multiple
         "num_attention_heads": num_heads,
         "num_key_value_heads": num_kv_heads,
         "head_dim": head_dim,
