@@ -41,7 +41,10 @@ def test_a_draft_model_has_a_pool_of_its_own(tiny_model: Tiny) -> None:
     """Two layers of two key-value heads of 16 elements, float32, for keys and for values."""
     weights: list[str] = []
     draft = str(tiny_model("llama"))
-    speculator = build(tiny_model("qwen3"), weights.append, speculation="draft", draft_model=draft)
+    packed_anew = {"weight_cache": "off"}
+    speculator = build(
+        tiny_model("qwen3"), weights.append, speculation="draft", draft_model=draft, **packed_anew
+    )
     assert speculator is not None
     assert speculator.block_bytes == BLOCK_SIZE * 2 * 2 * 16 * 4 * 2
     assert len(set(weights)) == len(weights) > 10

@@ -133,6 +133,8 @@ class Server:
         if self._failure is not None:
             self._failure.cancel()
         if self._afterwork is not None:
+            # What the engine has told must still get out: it may wait for the metrics to be there.
+            await asyncio.wait({self._afterwork}, timeout=MARGIN)
             self._afterwork.cancel()
             await asyncio.wait({self._afterwork})
         self._stopped.set()
