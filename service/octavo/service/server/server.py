@@ -134,7 +134,7 @@ class Server:
             self._failure.cancel()
         if self._afterwork is not None:
             # What the engine has told must still get out: it may wait for the metrics to be there.
-            await asyncio.wait({self._afterwork}, timeout=MARGIN)
+            await asyncio.wait({self._afterwork}, timeout=5 * MARGIN)
             self._afterwork.cancel()
             await asyncio.wait({self._afterwork})
         self._stopped.set()
