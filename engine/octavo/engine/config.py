@@ -51,7 +51,7 @@ class EngineConfig:
     )
     weight_cache: str | None = option(
         None,
-        "Folder for weights packed for the native runner, so that the next start maps them; off for none, "
+        "Folder for weights packed for the native runner, so that the next start reads them; off for none, "
         "and ~/.cache/octavo/weights if unset.",
     )
     threads: int | None = option(

@@ -1,7 +1,6 @@
-"""Packed weights kept in a file, so that a model is packed once and then mapped.
+"""Packed weights kept in a file, so that a model is packed once.
 
-Packing takes a second and a half for the demo model, mapping what was packed a millisecond; and processes
-that serve the same model share its pages.
+Packing takes a second and a half for the demo model, reading what was packed a tenth of one.
 """
 
 from __future__ import annotations
