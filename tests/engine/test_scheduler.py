@@ -195,6 +195,21 @@ def test_equal_prompts_are_computed_once() -> None:
     assert (first.num_cached_tokens, second.num_cached_tokens) == (0, 8)
 
 
+def test_a_prompt_waits_a_step_for_blocks_that_are_being_computed() -> None:
+    world, prefix = World(num_blocks=32), list(range(16))
+    for last in (100, 200, 300):
+        world.add([*prefix, last])
+    assert counts(world.step()) == {0: 17}
+    assert counts(world.step()) == {0: 1, 1: 1, 2: 1}
+
+
+def test_a_prompt_that_shares_nothing_waits_for_nobody() -> None:
+    world = World(num_blocks=32)
+    world.add(9)
+    world.add(9)
+    assert counts(world.step()) == {0: 9, 1: 9}
+
+
 def test_what_was_preempted_is_found_again_in_the_cache() -> None:
     world = World(num_blocks=6)
     world.add(8, max_tokens=12)
