@@ -215,7 +215,7 @@ async def test_a_client_that_vanishes_ends_its_spans(
 async def test_an_http_client_that_vanishes_ends_its_spans(
     pod: World, collector: Collector, caller: Caller
 ) -> None:
-    body = {"model": "tiny", "prompt": "Hello", "ignore_eos": True, "stream": True}
+    body = {"model": "tiny", "prompt": "Hello", "ignore_eos": True, "max_tokens": 4000, "stream": True}
     async with (
         httpx.AsyncClient(base_url=pod.server.http_url) as http,
         http.stream("POST", "/v1/completions", json=body, headers=caller.headers) as answer,
