@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from octavo.engine.batch import Batch, ScoringBatch, StepOutput
 from octavo.engine.errors import ConfigError, ModelError
 from octavo.engine.memory import available_cpus, available_memory
 from octavo.engine.models.rope import inverse_frequencies
+from octavo.engine.runners.drawing import draw
 from octavo.engine.runners.native.cache import WeightCache, default_folder
 from octavo.engine.runners.native.forms import choose_forms
 from octavo.engine.runners.native.layout import matrices
@@ -32,6 +32,7 @@ from octavo.kernels.cpu.sampling import Sampler
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from octavo.engine.batch import Batch, StepOutput
     from octavo.engine.config import EngineConfig
     from octavo.engine.models.files import ModelFiles
     from octavo.engine.models.spec import DecoderSpec
@@ -112,29 +113,7 @@ class NativeRunner:
         library().octavo_decoder_set_cache(self._decoder, self._cache.ctypes.data, num_blocks)
 
     def run(self, batch: Batch) -> StepOutput:
-        logits = self.logits(batch)
-        num_rows = len(batch.sampling)
-        scored = self._score(logits[num_rows:], batch.scoring) if len(batch.scoring) else None
-        if not num_rows:
-            return StepOutput(token_ids=np.empty(0, np.int32), scored=scored)
-        token_ids, logprobs, top_ids, top_logprobs, candidate_ids, candidate_logprobs = self._sampler.sample(
-            logits[:num_rows], batch.sampling
-        )
-        return StepOutput(
-            token_ids=token_ids,
-            logprobs=logprobs,
-            top_ids=top_ids,
-            top_logprobs=top_logprobs,
-            candidate_ids=candidate_ids,
-            candidate_logprobs=candidate_logprobs,
-            scored=scored,
-        )
-
-    def _score(self, logits: np.ndarray, scoring: ScoringBatch) -> StepOutput:
-        logprobs, top_ids, top_logprobs = self._sampler.score(logits, scoring.targets, scoring.most)
-        return StepOutput(
-            token_ids=scoring.targets, logprobs=logprobs, top_ids=top_ids, top_logprobs=top_logprobs
-        )
+        return draw(self.logits(batch), batch, self._sampler.sample, self._sampler.score)
 
     def logits(self, batch: Batch) -> np.ndarray:
         """All of a step but the sampling: float32 [num_rows + num_scored, vocab_size], valid until the next

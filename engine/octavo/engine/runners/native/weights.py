@@ -29,10 +29,10 @@ class PackedWeights:
 
     def __init__(self, spec: DecoderSpec, forms: Mapping[str, Form]) -> None:
         self.forms = forms
-        self._matrices = matrices(spec)
+        self._matrices = {matrix.name: matrix for matrix in matrices(spec)}
         self._places: dict[str, int] = {}
         size = 0
-        for matrix in self._matrices:
+        for matrix in self._matrices.values():
             self._places[matrix.name] = size
             size += _aligned(library().octavo_linear_bytes(forms[matrix.name], matrix.n, matrix.k))
             if matrix.has_bias:
@@ -48,7 +48,7 @@ class PackedWeights:
     def fill(self, data: np.ndarray, files: ModelFiles, pool: int, on_weight: Callable[[str], None]) -> None:
         """Packs all weights into `data`, uint8 [num_bytes] of zeros."""
         self._data = data
-        parts = {part.weight: (matrix, part) for matrix in self._matrices for part in matrix.parts}
+        parts = {part.weight: (matrix, part) for matrix in self._matrices.values() for part in matrix.parts}
         blocks = {name for name in files.ggml_types() if name in parts and self._is_quantized(parts[name][0])}
         for weight in files.weights(as_stored=blocks):
             if weight.name in parts:
@@ -67,7 +67,7 @@ class PackedWeights:
 
     def linear(self, name: str) -> Linear:
         """What the decoder is told of a matrix."""
-        matrix = next(m for m in self._matrices if m.name == name)
+        matrix = self._matrices[name]
         bias = self.address(name + ".bias") if matrix.has_bias else None
         return Linear(self.forms[name], matrix.n, matrix.k, self.address(name), bias)
 

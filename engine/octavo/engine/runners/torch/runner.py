@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from octavo.engine.batch import Batch, ScoringBatch, StepOutput
 from octavo.engine.config import BLOCK_SIZE
 from octavo.engine.errors import ConfigError, ModelError
 from octavo.engine.memory import available_cpus, available_memory
+from octavo.engine.runners.drawing import draw
 from octavo.engine.runners.torch.decoder import Caches, Decoder, Step
 from octavo.engine.runners.torch.weights import load_weights
 from octavo.kernels import reference
@@ -20,6 +20,7 @@ from octavo.kernels import reference
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from octavo.engine.batch import Batch, StepOutput
     from octavo.engine.config import EngineConfig
     from octavo.engine.models.files import ModelFiles
     from octavo.kernels.ops import Ops
@@ -85,29 +86,7 @@ class TorchRunner:
 
     @torch.inference_mode()
     def run(self, batch: Batch) -> StepOutput:
-        logits = self.logits(batch)
-        num_rows = len(batch.sampling)
-        scored = self._score(logits[num_rows:], batch.scoring) if len(batch.scoring) else None
-        if not num_rows:
-            return StepOutput(token_ids=np.empty(0, np.int32), scored=scored)
-        token_ids, logprobs, top_ids, top_logprobs, candidate_ids, candidate_logprobs = self._ops.sample(
-            logits[:num_rows], batch.sampling
-        )
-        return StepOutput(
-            token_ids=token_ids,
-            logprobs=logprobs,
-            top_ids=top_ids,
-            top_logprobs=top_logprobs,
-            candidate_ids=candidate_ids,
-            candidate_logprobs=candidate_logprobs,
-            scored=scored,
-        )
-
-    def _score(self, logits: torch.Tensor, scoring: ScoringBatch) -> StepOutput:
-        logprobs, top_ids, top_logprobs = self._ops.score(logits, scoring.targets, scoring.most)
-        return StepOutput(
-            token_ids=scoring.targets, logprobs=logprobs, top_ids=top_ids, top_logprobs=top_logprobs
-        )
+        return draw(self.logits(batch), batch, self._ops.sample, self._ops.score)
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """All of a step but the sampling: [num_rows + num_scored, vocab_size], as the model has them."""

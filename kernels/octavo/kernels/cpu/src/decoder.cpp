@@ -193,7 +193,7 @@ void Decoder::layer(int index, const Step& step, Worker& worker) {
     const size_t qkv_stride = layer.qkv.panels() * PANEL;
     product(worker, layer.qkv, a, tokens, qkv_.get(0), qkv_stride, STORE);
 
-    const bool plain = o_form == F32 || o_form == BF16;  // attention writes these activations itself
+    const bool plain = !is_quantized(o_form);  // attention writes these activations itself
     Attention attention{};
     attention.num_heads = m.num_heads, attention.num_kv_heads = m.num_kv_heads;
     attention.head_dim = m.head_dim, attention.rotary_dim = m.rotary_dim;
@@ -231,8 +231,8 @@ void Decoder::layer(int index, const Step& step, Worker& worker) {
     }
     product(worker, layer.o, attended, rows, x, m.hidden_size, ADD);
     norm(worker, x, layer.mlp_norm, rows, Form(layer.gate_up.form), a);
-    if (down_form == F32 || down_form == BF16) {
-        // Their products write the activations of the next one into the place of nothing that is still read.
+    if (!is_quantized(down_form)) {
+        // The product itself writes the activations of the next one.
         char* gated = reinterpret_cast<char*>(gated_.get(0));
         const size_t stride = activation_bytes(down_form, m.intermediate_size) / (down_form == BF16 ? 2 : 4);
         product(worker, layer.gate_up, a, rows, gated, stride, GATE, down_form == BF16);
