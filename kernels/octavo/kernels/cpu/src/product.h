@@ -74,6 +74,9 @@ INLINE void finish(const Product& p, int row, int panel, f32x16 left, f32x16 rig
 // A panel of float32 is [k][32], one of bfloat16 [k / 2][32][2].
 template <class Kind>
 struct PlainForm {
+    static constexpr int MOST_ROWS = TILE_ROWS, FEW_ROWS = std::min(TILE_ROWS, 8);
+    static constexpr int tile_rows(int rows) { return rows <= MOST_ROWS ? FEW_ROWS : MOST_ROWS; }
+
     static constexpr size_t panel_bytes(int k) { return size_t(k) * PANEL * sizeof(typename Kind::Element); }
 
     template <int R>
@@ -82,8 +85,8 @@ struct PlainForm {
             f32x16 acc[R][TILE_VECTORS] = {};
             const char* columns[TILE_VECTORS];
             for (int c = 0; c < TILE_VECTORS; c++) columns[c] = panel + 64 * (v + c);
-            // A single row uses weights as fast as memory gives them: both lines of every step are fetched.
-            constexpr int AHEAD = R == 1 ? 2 : 1;
+            // Few rows use weights as fast as memory gives them: both lines of every step are fetched.
+            constexpr int AHEAD = R <= FEW_ROWS ? 2 : 1;
             const char* lines[2] = {ahead, ahead + 64};
             accumulate<Kind, R, TILE_VECTORS, AHEAD>(
                 acc, a, stride, columns, 4 * PANEL, k / Kind::PER_STEP, lines, 64 * AHEAD);
@@ -117,12 +120,12 @@ void product(const Product& p, int first, int last) {
         // The next panel is fetched while this one, which is in the cache by then, meets its other rows.
         const char* next = panel + 1 < panels ? now + panel_bytes : weights;
         // As even as can be: two tiles of 8 rows are faster than one of 12 and one of 4.
-        const int tiles = (rows + TILE_ROWS - 1) / TILE_ROWS;
+        const int most = Form::tile_rows(rows), tiles = (rows + most - 1) / most;
         for (int t = 0; t < tiles; t++) {
             const int from = rows * t / tiles, to = rows * (t + 1) / tiles;
             const char* a = static_cast<const char*>(p.a) + (top + from) * p.a_stride;
             const char* ahead = tiles == 1 ? now + AHEAD_BYTES : next + panel_bytes * std::min(t, 1) / 2;
-            with_constant<TILE_ROWS>(to - from, [&](auto n) {
+            with_constant<Form::MOST_ROWS>(to - from, [&](auto n) {
                 compute<Form, n.value>(p, top + from, panel, a, now, ahead);
             });
         }

@@ -30,6 +30,9 @@ INLINE void unpack(const char* from, u32x16 (&quads)[8]) {
 
 template <int FORM>
 struct GroupForm {
+    static constexpr int MOST_ROWS = TILE_ROWS, FEW_ROWS = std::min(TILE_ROWS, 4);
+    static constexpr int tile_rows(int rows) { return rows <= FEW_ROWS ? FEW_ROWS : std::min(MOST_ROWS, (rows + 1) / 2); }
+
     static constexpr octavo::GroupShape SHAPE = octavo::shape_of(FORM);
     static constexpr size_t BLOCK = octavo::block_bytes(SHAPE);
     static constexpr size_t panel_bytes(int k) { return octavo::groups_of(k) * BLOCK; }
@@ -96,22 +99,28 @@ struct GroupForm {
 
     template <int R>
     INLINE void tile(const char* a, size_t stride, const char* panel, int k, const char* ahead, Tile<R>& result) {
-        // One or two rows take both vectors of the columns at once, so that the panel is read in order; with more
-        // there are no registers for that.
-        constexpr int VECTORS = R <= 2 ? TILE_VECTORS : 1, ROWS = std::min(R, 4 / VECTORS), REST = R % ROWS;
+        // Few rows go through a panel once, in the order in which it comes from memory; one or two have registers for
+        // both of its vectors at a time. With many rows, whose panel is in the cache, there are registers for the sums
+        // of one vector of columns only.
+        constexpr int VECTORS = R <= 2 ? TILE_VECTORS : 1, AT_ONCE = R <= FEW_ROWS ? 2 / VECTORS : 1;
+        constexpr int ROWS = std::min(R, 4 / VECTORS), REST = R % ROWS;
         const int groups = octavo::groups_of(k);
-        for (int v = 0; v < 2; v += VECTORS) {
-            f32x16 acc[R][VECTORS] = {};
+        for (int from = 0; from < 2; from += VECTORS * AT_ONCE) {
+            f32x16 acc[AT_ONCE][R][VECTORS] = {};
             for (int g = 0; g < groups; g++) {
-                for (size_t line = 0; line < BLOCK * VECTORS / 2; line += 64, ahead += 64) prefetch(ahead);
-                const Block<VECTORS> block(panel + g * BLOCK, v);
+                for (size_t line = 0; line < BLOCK * VECTORS * AT_ONCE / 2; line += 64, ahead += 64) prefetch(ahead);
                 const char* x = a + g * sizeof(octavo::ActivationGroup);
+#pragma GCC unroll 2
+                for (int v = 0; v < AT_ONCE; v++) {
+                    const Block<VECTORS> block(panel + g * BLOCK, from + v * VECTORS);
 #pragma GCC unroll 12
-                for (int r = 0; r < R - REST; r += ROWS) add<ROWS>(block, x + r * stride, stride, acc + r);
-                if constexpr (REST) add<REST>(block, x + (R - REST) * stride, stride, acc + R - REST);
+                    for (int r = 0; r < R - REST; r += ROWS) add<ROWS>(block, x + r * stride, stride, acc[v] + r);
+                    if constexpr (REST) add<REST>(block, x + (R - REST) * stride, stride, acc[v] + R - REST);
+                }
             }
-            for (int r = 0; r < R; r++)
-                for (int c = 0; c < VECTORS; c++) result[r][v + c] = acc[r][c];
+            for (int v = 0; v < AT_ONCE; v++)
+                for (int r = 0; r < R; r++)
+                    for (int c = 0; c < VECTORS; c++) result[r][from + v * VECTORS + c] = acc[v][r][c];
         }
     }
 };

@@ -7,12 +7,15 @@
 namespace OCTAVO_ISA {
 
 struct Int8Form {
+    // With 12 rows the registers for sums of floats are missed more than the loads of weights are felt with 8.
+    static constexpr int MOST_ROWS = std::min(TILE_ROWS, 8);
+    static constexpr int tile_rows(int) { return MOST_ROWS; }
+
     static constexpr size_t panel_bytes(int k) { return octavo::int8_groups(k) * octavo::INT8_BLOCK_BYTES; }
 
     template <int R>
     INLINE void tile(const char* a, size_t stride, const char* panel, int k, const char* ahead, Tile<R>& result) {
-        // Integers and floats are both summed in registers; for many rows there are enough for 16 columns.
-        constexpr int VECTORS = R <= TILE_ROWS / 2 ? TILE_VECTORS : 1, QUADS = octavo::INT8_GROUP / 4;
+        constexpr int VECTORS = TILE_VECTORS, QUADS = octavo::INT8_GROUP / 4;
         const int groups = octavo::int8_groups(k);
         for (int v = 0; v < 2; v += VECTORS) {
             f32x16 total[R][VECTORS] = {};
