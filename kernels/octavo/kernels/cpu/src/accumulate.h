@@ -6,9 +6,10 @@
 
 namespace OCTAVO_ISA {
 
-// What one step of the loop takes of a row and of a column: a float32, or two bfloat16 in 32 bits.
+// What one step of the loop takes of a row and of a column: a float32, or in 32 bits two bfloat16 or four bytes.
 struct Single {
     using Element = float;
+    using Sum = f32x16;
     static constexpr int PER_STEP = 1;
     INLINE f32x16 step(f32x16 acc, const char* column, const char* row) {
         return fma(load_as<f32x16>(column), splat(*reinterpret_cast<const float*>(row)), acc);
@@ -19,6 +20,7 @@ struct Single {
 
 struct Pair {
     using Element = uint16_t;
+    using Sum = f32x16;
     static constexpr int PER_STEP = 2;
     INLINE f32x16 step(f32x16 acc, const char* column, const char* row) {
         return dot_pairs(acc, load_as<u32x16>(column), splat(*reinterpret_cast<const uint32_t*>(row)));
@@ -27,18 +29,37 @@ struct Pair {
     INLINE Element one(float x) { return to_bf16(splat(x))[0]; }
 };
 
+// Of bytes only products of unsigned and signed ones are there.
+struct UnsignedColumns {
+    using Element = int8_t;
+    using Sum = i32x16;
+    static constexpr int PER_STEP = 4;
+    INLINE i32x16 step(i32x16 acc, const char* column, const char* row) {
+        return dot_quads(acc, load_as<u32x16>(column), splat(load_as<uint32_t>(row)));
+    }
+};
+
+struct UnsignedRows {
+    using Element = uint8_t;
+    using Sum = i32x16;
+    static constexpr int PER_STEP = 4;
+    INLINE i32x16 step(i32x16 acc, const char* column, const char* row) {
+        return dot_quads(acc, splat(load_as<uint32_t>(row)), load_as<u32x16>(column));
+    }
+};
+
 // acc[r][v] += Σᵢ rows[r][i] · columns[v][i], i in [0, steps), in this order.
 //
 // Row r is at rows + r · row_stride and goes on by 4 bytes a step; vector v of columns is at columns[v] and goes
-// on by `column_step` bytes. ahead: places in memory that will be needed soon; a cache line of each is fetched per
-// step, `ahead_step` bytes after the last.
-template <class Kind, int R, int V, int AHEAD = 0>
+// on by `column_step` bytes. ahead: places in memory that will be needed soon, next or later (SOON = false: into the
+// second-level cache); a cache line of each is fetched per step, `ahead_step` bytes after the last.
+template <class Kind, int R, int V, int AHEAD = 0, bool SOON = true>
 INLINE void accumulate(
-    f32x16 (&acc)[R][V], const char* rows, size_t row_stride, const char* const (&columns)[V], size_t column_step,
+    typename Kind::Sum (&acc)[R][V], const char* rows, size_t row_stride, const char* const (&columns)[V], size_t column_step,
     int steps, const char* const* ahead = nullptr, size_t ahead_step = 64) {
     for (int i = 0; i < steps; i++) {
 #pragma GCC unroll 4
-        for (int p = 0; p < AHEAD; p++) prefetch(ahead[p] + i * ahead_step);
+        for (int p = 0; p < AHEAD; p++) prefetch<SOON>(ahead[p] + i * ahead_step);
 #pragma GCC unroll 12
         for (int r = 0; r < R; r++)
 #pragma GCC unroll 4

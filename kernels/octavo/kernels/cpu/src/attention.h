@@ -16,6 +16,7 @@
 namespace OCTAVO_ISA {
 
 using octavo::Attention;
+using octavo::AttentionPiece;
 using octavo::AttentionTask;
 using octavo::MAX_TASK_ROWS;
 
@@ -67,32 +68,49 @@ INLINE float* partial(const Attention& a, int token, int chunk, int head) {
     return a.partials + (size_t(a.first_partial[token] + chunk) * a.num_heads + head) * (a.head_dim + 16);
 }
 
+// What a row's sums are multiplied by to become scores, and what they begin with: of bytes, what counting keys from
+// ByteBlocks::ZERO adds.
+struct QueryScale {
+    float factor;
+    int32_t start;
+};
+
+INLINE void begin(f32x16& acc, const QueryScale&) { acc = f32x16{}; }
+INLINE void begin(i32x16& acc, const QueryScale& scale) { acc = splat(scale.start); }
+INLINE f32x16 as_float(f32x16 v) { return v; }
+INLINE f32x16 as_float(i32x16 v) { return to_float(v); }
+
 // Scores of R rows against two blocks, R · 32, each the sum over the head's elements from the first on.
 template <class Kind, int R>
 __attribute__((noinline)) void score_blocks(
-    const char* rows, size_t row_stride, const char* left, const char* right, const char* const* next,
-    int head_dim, float scale, float* scores) {
-    f32x16 acc[R][2] = {};
-    if constexpr (TILE_VECTORS == 2) {
-        const char* blocks[2] = {left, right};
-        accumulate<Kind, R, 2, 4>(acc, rows, row_stride, blocks, 64, head_dim / Kind::PER_STEP, next);
-    } else {
-        for (int v = 0; v < 2; v++) {
-            f32x16 one[R][1] = {};
-            const char* block[1] = {v ? right : left};
-            accumulate<Kind>(one, rows, row_stride, block, 64, head_dim / Kind::PER_STEP);
-            for (int r = 0; r < R; r++) acc[r][v] = one[r][0];
-        }
+    const char* rows, size_t row_stride, const QueryScale* scales, const char* left, const char* right,
+    const char* const* next, int head_dim, float* scores) {
+    const char* blocks[2] = {left, right};
+    for (int first = 0; first < 2; first += TILE_VECTORS) {
+        typename Kind::Sum acc[R][TILE_VECTORS];
+#pragma GCC unroll 12
+        for (int r = 0; r < R; r++)
+            for (int v = 0; v < TILE_VECTORS; v++) begin(acc[r][v], scales[r]);
+        const char* columns[TILE_VECTORS];
+        for (int v = 0; v < TILE_VECTORS; v++) columns[v] = blocks[first + v];
+        constexpr int AHEAD = TILE_VECTORS == 2 ? 4 : 0;
+        accumulate<Kind, R, TILE_VECTORS, AHEAD, false>(
+            acc, rows, row_stride, columns, 64, head_dim / Kind::PER_STEP, next, 128);
+#pragma GCC unroll 12
+        for (int r = 0; r < R; r++)
+            for (int v = 0; v < TILE_VECTORS; v++)
+                store(scores + r * CHUNK + (first + v) * 16, as_float(acc[r][v]) * splat(scales[r].factor));
     }
-    for (int r = 0; r < R; r++)
-        for (int v = 0; v < 2; v++) store(scores + r * CHUNK + v * 16, acc[r][v] * splat(scale));
 }
 
-// Weighted sums of R rows over a chunk's values, for 16 · V elements of the head.
+// Weighted sums of R rows over a chunk's values, for 16 · V elements of the head. out: 4 bytes for each.
 template <class Kind, int R, int V>
 __attribute__((noinline)) void sum_values(
-    const char* weights, size_t row_stride, const char* const* blocks, int first, int last, int head_dim, float* out) {
-    f32x16 acc[R][V] = {};
+    const char* weights, size_t row_stride, const char* const* blocks, int first, int last, int head_dim, char* out) {
+    typename Kind::Sum acc[R][V];
+#pragma GCC unroll 12
+    for (int r = 0; r < R; r++)
+        for (int v = 0; v < V; v++) acc[r][v] = typename Kind::Sum{};
     const size_t step = size_t(head_dim) * 4;
     for (int b = first; b < last; b++) {
         const char* columns[V];
@@ -100,39 +118,52 @@ __attribute__((noinline)) void sum_values(
         const char* rows = weights + size_t(b) * BLOCK * sizeof(typename Kind::Element);
         accumulate<Kind>(acc, rows, row_stride, columns, step, BLOCK / Kind::PER_STEP);
     }
+#pragma GCC unroll 12
     for (int r = 0; r < R; r++)
-        for (int v = 0; v < V; v++) store(out + size_t(r) * head_dim + v * 16, acc[r][v]);
+        for (int v = 0; v < V; v++) memcpy(out + r * step + v * 64, &acc[r][v], 64);
 }
 
 template <class Blocks>
 struct Attend {
-    using Kind = typename Blocks::Kind;
-    using Element = typename Kind::Element;
+    using KeyKind = typename Blocks::KeyKind;
+    using ValueKind = typename Blocks::ValueKind;
+    using Query = typename Blocks::QueryKind::Element;
+    using Element = typename KeyKind::Element;
+    static constexpr int WEIGHT_ROWS = Blocks::WEIGHT_ROWS;
+    static_assert(sizeof(Element) == sizeof(typename ValueKind::Element));
 
     const Attention& a;
     const AttentionTask& task;
+    const AttentionPiece next;
     const int kv_head, group, num_rows;
     alignas(64) float scores[TILE_ROWS][CHUNK];
-    alignas(64) Element weights[TILE_ROWS][CHUNK];
-    alignas(64) float sums[TILE_ROWS * octavo::MAX_HEAD_DIM];
+    alignas(64) typename ValueKind::Element weights[TILE_ROWS * WEIGHT_ROWS][CHUNK];
+    alignas(64) float sums[TILE_ROWS * WEIGHT_ROWS * octavo::MAX_HEAD_DIM];
     alignas(64) Element queries[MAX_TASK_ROWS * octavo::MAX_HEAD_DIM];
     alignas(64) float outs[MAX_TASK_ROWS * octavo::MAX_HEAD_DIM];
+    QueryScale query_scales[MAX_TASK_ROWS];
     RowState states[MAX_TASK_ROWS];
-    // Of blocks of bytes: a chunk's keys and values as they are computed, and their scales.
-    alignas(64) Element wide[Blocks::ARE_BYTES ? 2 * CHUNK * octavo::MAX_HEAD_DIM : 1];
+    // Of blocks of bytes, a chunk's scales, and of a row its weights'.
     alignas(64) float key_scales[CHUNK], value_scales[CHUNK];
+    float weight_scales[TILE_ROWS];
 
-    Attend(const Attention& a, const AttentionTask& task, int kv_head)
-        : a(a), task(task), kv_head(kv_head), group(a.num_heads / a.num_kv_heads), num_rows(task.num_tokens * group) {}
+    // A head's keys and values in as many blocks as a chunk has, to be fetched while a chunk is computed.
+    const char* ahead[CHUNK / BLOCK];
+
+    Attend(const Attention& a, AttentionPiece now, AttentionPiece next)
+        : a(a),
+          task(*now.task),
+          next(next),
+          kv_head(now.kv_head),
+          group(a.num_heads / a.num_kv_heads),
+          num_rows(task.num_tokens * group) {}
 
     int token(int row) const { return task.tokens[row / group]; }
     int head(int row) const { return kv_head * group + row % group; }
 
     void run() {
-        const size_t query_bytes = a.head_dim * sizeof(Element);
         for (int row = 0; row < num_rows; row++) {
-            const char* query = static_cast<const char*>(a.queries) + token(row) * a.query_stride * sizeof(Element);
-            memcpy(queries + size_t(row) * a.head_dim, query + head(row) * query_bytes, query_bytes);
+            take_query(row, static_cast<const Query*>(a.queries) + token(row) * a.query_stride + head(row) * a.head_dim);
             states[row] = {MINUS_INFINITY, 0, outs + size_t(row) * a.head_dim};
         }
         for (int chunk = task.first_chunk; chunk < task.last_chunk; chunk++) {
@@ -140,24 +171,50 @@ struct Attend {
             const int* table = task.block_table + chunk * (CHUNK / BLOCK);
             const int num_blocks = std::min(CHUNK / BLOCK, task.num_blocks - chunk * (CHUNK / BLOCK));
             for (int b = 0; b < num_blocks; b++) {
-                char* head = a.head_of(table[b], kv_head, Blocks::head_bytes(a.head_dim));
-                if constexpr (Blocks::ARE_BYTES) head = widen(b, head);
-                keys[b] = head;
-                values[b] = head + BLOCK * query_bytes;
+                keys[b] = a.head_of(table[b], kv_head, Blocks::head_bytes(a.head_dim));
+                values[b] = keys[b] + BLOCK * a.head_dim * sizeof(Element);
+                if constexpr (Blocks::ARE_BYTES) {
+                    const float* scales = Blocks::scales(keys[b], a.head_dim);
+                    memcpy(key_scales + b * BLOCK, scales, BLOCK * sizeof(float));
+                    memcpy(value_scales + b * BLOCK, scales + BLOCK, BLOCK * sizeof(float));
+                }
             }
+            look_ahead(chunk);
             for (int row = 0; row < num_rows; row += TILE_ROWS)
                 tile(chunk, row, std::min(TILE_ROWS, num_rows - row), keys, values, num_blocks);
         }
         for (int row = 0; row < num_rows; row++) finish(row);
     }
 
-    char* widen(int b, char* head) {
-        Element* to = wide + size_t(2) * BLOCK * b * a.head_dim;
-        Blocks::widen(head, a.head_dim, to);
-        const float* scales = Blocks::scales(head, a.head_dim);
-        memcpy(key_scales + b * BLOCK, scales, BLOCK * sizeof(float));
-        memcpy(value_scales + b * BLOCK, scales + BLOCK, BLOCK * sizeof(float));
-        return reinterpret_cast<char*>(to);
+    void take_query(int row, const Query* query) {
+        Element* to = queries + size_t(row) * a.head_dim;
+        if constexpr (Blocks::ARE_BYTES) {
+            const auto rounded = Blocks::to_bytes(query, a.head_dim, to);
+            query_scales[row] = {rounded.scale * a.scale, -Blocks::ZERO * rounded.total};
+        } else {
+            memcpy(to, query, a.head_dim * sizeof(Element));
+            query_scales[row] = {a.scale, 0};
+        }
+    }
+
+    void look_ahead(int chunk) {
+        constexpr int COUNT = CHUNK / BLOCK;
+        const bool here = chunk + 1 < task.last_chunk;
+        const AttentionTask& of = here ? task : *next.task;
+        const int* table = of.block_table + (here ? chunk + 1 : of.first_chunk) * COUNT;
+        const int last = int(of.block_table - table) + of.num_blocks - 1;
+        for (int i = 0; i < COUNT; i++) {
+            // A chunk whose heads are computed one after another is fetched in the order in which it lies in memory,
+            // a part during each head of the chunk before: half as fast again as head by head.
+            const int at = of.heads_together ? kv_head * COUNT + i : i;
+            const int block = of.heads_together ? at / a.num_kv_heads : i;
+            const int head = of.heads_together ? at % a.num_kv_heads : here ? kv_head : next.kv_head;
+            ahead[i] = a.head_of(table[std::min(block, last)], head, Blocks::head_bytes(a.head_dim));
+            if constexpr (Blocks::ARE_BYTES) {
+                const float* scales = Blocks::scales(ahead[i], a.head_dim);
+                prefetch(scales), prefetch(scales + BLOCK);
+            }
+        }
     }
 
     void finish(int row) {
@@ -180,31 +237,40 @@ struct Attend {
         if (first >= last) return;
         const char* tile_queries = reinterpret_cast<const char*>(queries + size_t(top) * a.head_dim);
         for (int b = first / 2 * 2; b < last; b += 2) {
-            // The next two blocks, keys and values, are fetched while these are computed.
-            const int third = std::min(b + 2, num_blocks - 1), fourth = std::min(b + 3, num_blocks - 1);
-            const char* next[4] = {keys[third], values[third], keys[fourth], values[fourth]};
+            // Meanwhile as much of what comes next is fetched.
+            const char* next[4] = {ahead[b], ahead[b] + 64, ahead[b + 1], ahead[b + 1] + 64};
             with_constant<TILE_ROWS>(rows, [&](auto n) {
-                score_blocks<Kind, n.value>(
-                    tile_queries, a.head_dim * sizeof(Element), keys[b], keys[std::min(b + 1, num_blocks - 1)], next,
-                    a.head_dim, a.scale, &scores[0][b * BLOCK]);
+                score_blocks<KeyKind, n.value>(
+                    tile_queries, a.head_dim * sizeof(Element), query_scales + top, keys[b],
+                    keys[std::min(b + 1, num_blocks - 1)], next, a.head_dim, &scores[0][b * BLOCK]);
             });
         }
         float greatest[TILE_ROWS], sum[TILE_ROWS];
         for (int r = 0; r < rows; r++) weigh(r, from[r], to[r], first, last, greatest[r], sum[r]);
-        for (int r = 0; r < rows; r += SUM_ROWS)
+        const int weight_rows = rows * WEIGHT_ROWS;
+        for (int r = 0; r < weight_rows; r += SUM_ROWS)
             for (int d = 0; d < a.head_dim; d += 16 * SUM_VECTORS) {
                 const char* at[CHUNK / BLOCK];
                 for (int b = first; b < last; b++) at[b] = values[b] + d * 4;
-                with_constant<SUM_ROWS>(std::min(SUM_ROWS, rows - r), [&](auto n) {
+                with_constant<SUM_ROWS>(std::min(SUM_ROWS, weight_rows - r), [&](auto n) {
                     with_constant<SUM_VECTORS>(std::min(SUM_VECTORS, (a.head_dim - d) / 16), [&](auto v) {
-                        sum_values<Kind, n.value, v.value>(
+                        sum_values<ValueKind, n.value, v.value>(
                             reinterpret_cast<const char*>(weights[r]), sizeof weights[0], at, first, last, a.head_dim,
-                            sums + r * a.head_dim + d);
+                            reinterpret_cast<char*>(sums + r * a.head_dim + d));
                     });
                 });
             }
-        for (int r = 0; r < rows; r++)
-            merge(states[top + r], greatest[r], sum[r], sums + r * a.head_dim, a.head_dim);
+        for (int r = 0; r < rows; r++) {
+            float* of_row = sums + r * WEIGHT_ROWS * a.head_dim;
+            if constexpr (Blocks::ARE_BYTES) {
+                const float* low = of_row + a.head_dim;
+                for (int d = 0; d < a.head_dim; d += 16) {
+                    const i32x16 both = (load_as<i32x16>(of_row + d) << 8) + load_as<i32x16>(low + d);
+                    store(of_row + d, to_float(both) * splat(weight_scales[r]));
+                }
+            }
+            merge(states[top + r], greatest[r], sum[r], of_row, a.head_dim);
+        }
     }
 
     // Turns a row's scores into weights, 0 where it does not see.
@@ -226,19 +292,39 @@ struct Attend {
         }
         greatest = largest(most);
         const f32x16 base = splat(greatest == MINUS_INFINITY ? 0.f : greatest);
+        f32x16 heaviest = {};
         for (int b = first; b < last; b++) {
             f32x16 w = exp(load(scores[r] + b * BLOCK) - base);
             total += w;
-            Kind::put(weights[r] + b * BLOCK, Blocks::ARE_BYTES ? w * load(value_scales + b * BLOCK) : w);
+            if constexpr (Blocks::ARE_BYTES) {
+                w *= load(value_scales + b * BLOCK);
+                heaviest = max(w, heaviest);
+                store(scores[r] + b * BLOCK, w);
+            } else {
+                ValueKind::put(weights[r] + b * BLOCK, w);
+            }
         }
         sum = OCTAVO_ISA::sum(total);
+        if constexpr (Blocks::ARE_BYTES) put_weights(r, first, last, largest(heaviest));
+    }
+
+    // A row's weights in 16 bits, 65535 the largest. Below LEAST, whose inverse is a number still, all are nothing.
+    static constexpr float LEAST = 1e-30f;
+    void put_weights(int r, int first, int last, float heaviest) {
+        weight_scales[r] = heaviest / 65535;
+        const f32x16 inverse = splat(heaviest > LEAST ? 65535 / heaviest : 0);
+        for (int b = first; b < last; b++) {
+            const i32x16 w = to_nearest(load(scores[r] + b * BLOCK) * inverse);
+            store_bytes(weights[2 * r] + b * BLOCK, w >> 8);
+            store_bytes(weights[2 * r + 1] + b * BLOCK, w & 255);
+        }
     }
 };
 
 template <class Blocks>
-void attend(const Attention& a, const AttentionTask& task, int kv_head, void* scratch) {
+void attend(const Attention& a, AttentionPiece now, AttentionPiece next, void* scratch) {
     static_assert(sizeof(Attend<Blocks>) <= octavo::ATTEND_SCRATCH);
-    (new (scratch) Attend<Blocks>(a, task, kv_head))->run();
+    (new (scratch) Attend<Blocks>(a, now, next))->run();
 }
 
 // Merges the chunks of a token that were computed apart.
@@ -279,7 +365,7 @@ INLINE void turn(const Attention& a, int token, const float* head, const float* 
 // into the token's block.
 template <class Blocks>
 void store_token(const Attention& a, int token) {
-    using Kind = typename Blocks::Kind;
+    using Kind = typename Blocks::QueryKind;
     alignas(64) float head[octavo::MAX_HEAD_DIM];
     const int dim = a.head_dim, slot = a.positions[token] % BLOCK, block = a.new_blocks[token];
     const float* row = a.qkv + token * a.qkv_stride;

@@ -1,7 +1,7 @@
 // How keys and values lie in a block, and how they get there.
 //
 // Of each key-value head a block holds keys as [head_dim / p][16 tokens][p] and then values as
-// [16 / p tokens][head_dim][p], with p = 2 for bfloat16 and bytes and 1 for float32: products of attention then read
+// [16 / p tokens][head_dim][p], with p = 1 for float32, 2 for bfloat16 and 4 for bytes: products of attention then read
 // whole vectors, as products of weights do.
 #pragma once
 
@@ -18,8 +18,12 @@ using octavo::CHUNK;
 template <class K>
 struct PlainBlocks {
     using Kind = K;
+    using QueryKind = K;
+    using KeyKind = K;
+    using ValueKind = K;
     using Element = typename Kind::Element;
     static constexpr int P = Kind::PER_STEP;
+    static constexpr int WEIGHT_ROWS = 1;
     static constexpr bool ARE_BYTES = false;
 
     static constexpr size_t head_bytes(int dim) { return size_t(2) * BLOCK * dim * sizeof(Element); }
@@ -39,41 +43,55 @@ struct PlainBlocks {
     }
 };
 
-// Keys and values as signed bytes, each token's head with a scale: float[16] of keys and float[16] of values at the
-// end. They are computed as bfloat16, which has room for every byte; scales go into scores and weights.
+// Keys and values in bytes, each token's head with a scale: float[16] of keys and float[16] of values at the end. Keys
+// are unsigned, counted from 128. They are multiplied as bytes, exactly: with queries rounded to bytes, and with weights
+// of 16 bits, as a row of their upper and one of their lower bytes.
 struct ByteBlocks {
-    using Kind = Pair;
+    using QueryKind = Single;  // rounded when attention takes them
+    using KeyKind = UnsignedColumns;
+    using ValueKind = UnsignedRows;
+    static constexpr int P = 4;
+    static constexpr int ZERO = 128;
+    static constexpr int WEIGHT_ROWS = 2;
     static constexpr bool ARE_BYTES = true;
 
     static constexpr size_t head_bytes(int dim) { return size_t(2) * BLOCK * dim + 2 * BLOCK * sizeof(float); }
     static float* scales(char* head, int dim) { return reinterpret_cast<float*>(head + 2 * BLOCK * dim); }
+    static const float* scales(const char* head, int dim) {
+        return reinterpret_cast<const float*>(head + 2 * BLOCK * dim);
+    }
 
-    static float to_bytes(const float* from, int dim, int8_t* to) {
+    // A row's integers, as their scale and their sum.
+    struct Rounded {
+        float scale;
+        int total;
+    };
+    static Rounded to_bytes(const float* from, int dim, int8_t* to) {
         f32x16 most = {};
         for (int d = 0; d < dim; d += 16) most = max(absolute(load(from + d)), most);
         const float magnitude = largest(most);
         const f32x16 inverse = splat(magnitude > 0 ? 127 / magnitude : 0);
-        for (int d = 0; d < dim; d += 16) store_bytes(to + d, to_nearest(load(from + d) * inverse));
-        return magnitude / 127;
+        i32x16 total = {};
+        for (int d = 0; d < dim; d += 16) {
+            const i32x16 q = to_nearest(load(from + d) * inverse);
+            store_bytes(to + d, q);
+            total += q;
+        }
+        return {magnitude / 127, sum(total)};
     }
 
     static void put_key(char* head, int dim, int slot, const float* key) {
         alignas(64) int8_t bytes[octavo::MAX_HEAD_DIM];
-        scales(head, dim)[slot] = to_bytes(key, dim, bytes);
-        for (int d = 0; d < dim; d += 2) memcpy(head + d * BLOCK + slot * 2, bytes + d, 2);
+        scales(head, dim)[slot] = to_bytes(key, dim, bytes).scale;
+        for (int d = 0; d < dim; d++) bytes[d] ^= ZERO;
+        for (int d = 0; d < dim; d += P) memcpy(head + d * BLOCK + slot * P, bytes + d, P);
     }
 
     static void put_value(char* head, int dim, int slot, const float* value) {
         alignas(64) int8_t bytes[octavo::MAX_HEAD_DIM];
-        scales(head, dim)[BLOCK + slot] = to_bytes(value, dim, bytes);
-        char* to = head + (BLOCK + slot / 2 * 2) * dim + slot % 2;
-        for (int d = 0; d < dim; d++) to[d * 2] = bytes[d];
-    }
-
-    // A head's keys and values as `PlainBlocks<Pair>` have them.
-    static void widen(const char* head, int dim, uint16_t* to) {
-        for (int i = 0; i < 2 * BLOCK * dim; i += 16)
-            store_bf16(to + i, to_float(__builtin_convertvector(load_as<i8x16>(head + i), i32x16)));
+        scales(head, dim)[BLOCK + slot] = to_bytes(value, dim, bytes).scale;
+        char* to = head + (BLOCK + slot / P * P) * dim + slot % P;
+        for (int d = 0; d < dim; d++) to[d * P] = bytes[d];
     }
 };
 

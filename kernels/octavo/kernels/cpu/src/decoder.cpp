@@ -81,7 +81,7 @@ void Decoder::run(Step& step) {
 
 // Who attends to what: tasks for `attend`, and which tokens' chunks are to be merged after.
 void Decoder::plan(const Step& step) {
-    whole_.clear(), partial_.clear(), task_tokens_.clear(), apart_.clear(), parts_.clear();
+    by_head_.clear(), by_chunk_.clear(), task_tokens_.clear(), apart_.clear(), parts_.clear();
     first_partial_.assign(step.num_tokens, 0);
     new_blocks_.resize(step.num_tokens);
     num_partials_ = 0;
@@ -95,13 +95,13 @@ void Decoder::plan(const Step& step) {
                       ? step.query_lens[s]
                       : size_t(step.query_lens[s]) * (step.context_lens[s] / CHUNK + 1);
     task_tokens_.reserve(places);
-    auto add_task = [&](int s, int tokens_from, int first_chunk, int last_chunk, bool is_partial) {
+    auto add_task = [&](int s, int tokens_from, int first_chunk, int last_chunk, bool is_partial, bool heads_together) {
         const int count = int(task_tokens_.size()) - tokens_from;
         for (int i = 0; i < count; i += most)
-            (is_partial ? partial_ : whole_).push_back({
+            (heads_together ? by_chunk_ : by_head_).push_back({
                 task_tokens_.data() + tokens_from + i, std::min(most, count - i),
                 step.block_tables + size_t(s) * step.max_blocks, (step.context_lens[s] + BLOCK - 1) / BLOCK,
-                first_chunk, last_chunk, is_partial});
+                first_chunk, last_chunk, is_partial, heads_together});
     };
     for (int s = 0, token = 0; s < step.num_seqs; token += step.query_lens[s++]) {
         const int count = step.query_lens[s], context = step.context_lens[s];
@@ -111,7 +111,7 @@ void Decoder::plan(const Step& step) {
         if (count > MOST_TOKENS_BY_CHUNK || num_chunks == 1) {
             const int from = task_tokens_.size();
             for (int i = 0; i < count; i++) task_tokens_.push_back(token + i);
-            add_task(s, from, 0, num_chunks, false);
+            add_task(s, from, 0, num_chunks, false, count <= MOST_TOKENS_BY_CHUNK);
             continue;
         }
         for (int i = 0; i < count; i++) {
@@ -146,7 +146,7 @@ void Decoder::plan(const Step& step) {
             for (int token = starts[part.sequence]; token < starts[part.sequence + 1]; token++)
                 if (step.positions[token] >= part.chunk * CHUNK) task_tokens_.push_back(token);
         }
-        add_task(first.sequence, from, first.chunk, first.chunk + 1, true);
+        add_task(first.sequence, from, first.chunk, first.chunk + 1, true, true);
         i = end;
     }
 }
@@ -250,15 +250,19 @@ void Decoder::attention(Worker& worker, const Attention& a) {
         for (int t = first; t < last; t++) kernels_.store_token[type](a, t);
     });
     worker.barrier();
-    // A head's tasks of whole sequences follow each other, so that they find its keys and values in the cache; a
-    // chunk's heads follow each other, as they do in memory.
-    const int heads = model_.num_kv_heads, whole = int(whole_.size()), partial = int(partial_.size());
+    // The heads of a long prompt come one by one, so that its tasks find a head's keys and values in the cache; those of
+    // a single chunk together, as they lie in memory.
+    const int heads = model_.num_kv_heads, tasks = int(by_head_.size()), chunks = int(by_chunk_.size());
     char* scratch = attend_.get(0) + worker.rank * ATTEND_SCRATCH;
-    worker.share(whole * heads, 1, [&](int first, int last) {
-        for (int i = first; i < last; i++) kernels_.attend[type](a, whole_[i % whole], i / whole, scratch);
+    worker.share(tasks * heads, 1, [&](int first, int last) {
+        const auto piece = [&](int i) { return AttentionPiece{&by_head_[i % tasks], i / tasks}; };
+        for (int i = first; i < last; i++)
+            kernels_.attend[type](a, piece(i), piece(std::min(i + 1, tasks * heads - 1)), scratch);
     });
-    worker.share(partial * heads, heads, [&](int first, int last) {
-        for (int i = first; i < last; i++) kernels_.attend[type](a, partial_[i / heads], i % heads, scratch);
+    worker.share(chunks, 1, [&](int first, int last) {
+        for (int i = first; i < last; i++)
+            for (int head = 0; head < heads; head++)
+                kernels_.attend[type](a, {&by_chunk_[i], head}, {&by_chunk_[std::min(i + 1, chunks - 1)], 0}, scratch);
     });
     worker.barrier();
     if (apart_.empty()) return;

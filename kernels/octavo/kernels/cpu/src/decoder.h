@@ -85,7 +85,7 @@ class Decoder {
     int64_t num_blocks_ = 0;
 
     // Worked out once per step.
-    std::vector<AttentionTask> whole_, partial_;
+    std::vector<AttentionTask> by_head_, by_chunk_;
     std::vector<int> task_tokens_, first_partial_, apart_, new_blocks_;
     struct Part {
         int chunk, first_block, sequence;

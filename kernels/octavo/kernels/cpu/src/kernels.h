@@ -121,7 +121,14 @@ struct AttentionTask {
     const int* block_table;  // of the sequence, from its first block on
     int num_blocks;
     int first_chunk, last_chunk;
-    bool is_partial;  // some of the tokens have other chunks, computed elsewhere
+    bool is_partial;      // some of the tokens have other chunks, computed elsewhere
+    bool heads_together;  // of one chunk, whose key-value heads are computed one after another
+};
+
+// A task, and which key-value head of it is computed.
+struct AttentionPiece {
+    const AttentionTask* task;
+    int kv_head;
 };
 
 // What rows of a matrix are stored as before they are packed.
@@ -149,8 +156,9 @@ struct Kernels {
     // By the type of the pools.
     size_t (*pool_bytes[NUM_POOL_TYPES])(int head_dim);  // of one head's keys and values in a block
     void (*store_token[NUM_POOL_TYPES])(const Attention& attention, int token);
-    // scratch: ATTEND_SCRATCH bytes at the start of a cache line.
-    void (*attend[NUM_POOL_TYPES])(const Attention& attention, const AttentionTask& task, int kv_head, void* scratch);
+    // next: what will be computed then, whose first chunk is fetched meanwhile. scratch: ATTEND_SCRATCH bytes at the
+    // start of a cache line.
+    void (*attend[NUM_POOL_TYPES])(const Attention& attention, AttentionPiece now, AttentionPiece next, void* scratch);
     void (*combine)(const Attention& attention, int token);
     // Measures of the machine; see probe.h.
     uint64_t (*read_memory)(const char* data, size_t bytes);

@@ -108,11 +108,24 @@ INLINE void store_part(float* to, f32x16 v, int count) {
 
 // Of all elements, by halves: the same order on every machine.
 INLINE float sum(f32x16 v) {
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+    const __m256 left = _mm512_castps512_ps256((__m512)v), right = _mm512_extractf32x8_ps((__m512)v, 1);
+#else
+    __m256 left, right;
+    memcpy(&left, &v, 32), memcpy(&right, reinterpret_cast<const char*>(&v) + 32, 32);
+#endif
+    const __m256 eight = _mm256_add_ps(left, right);
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+#else
     float x[16];
     store(x, v);
     for (int half = 8; half; half /= 2)
         for (int i = 0; i < half; i++) x[i] += x[i + half];
     return x[0];
+#endif
 }
 
 INLINE float largest(f32x16 v) {
@@ -283,6 +296,10 @@ INLINE f32x16 exp(f32x16 x) {
 #endif
 }
 
-INLINE void prefetch(const void* address) { __builtin_prefetch(address, 0, 3); }
+// SOON: into the first-level cache, else into the second.
+template <bool SOON = true>
+INLINE void prefetch(const void* address) {
+    __builtin_prefetch(address, 0, SOON ? 3 : 2);
+}
 
 }  // namespace OCTAVO_ISA
