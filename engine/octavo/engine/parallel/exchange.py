@@ -1,0 +1,104 @@
+"""Memory that ranks of one machine share: each writes into its own slot, all meet, each reads all slots.
+
+An all-reduce of [32, 576] float32 takes gloo 390 µs between two processes over the loopback interface, most
+of it spent waiting to be woken, and a step of a small model has sixty. Here nobody sleeps while the others
+are near.
+
+    ┌ counts ─────────────┬ slots of turn 0, 2, 4, … ─┬ slots of turn 1, 3, 5, … ─┐
+    │ a cache line a rank │ rank 0 │ rank 1 │ …       │ rank 0 │ rank 1 │ …       │
+
+A rank that meets the others writes the number of its turn into its count and waits until theirs are as high.
+Whoever has come to turn t has read all it wanted of turn t − 1, so with two sets of slots in turn none is
+written while somebody may still read it.
+"""
+
+from __future__ import annotations
+
+import mmap
+import os
+import platform
+import time
+
+import numpy as np
+
+from octavo.engine.errors import RankLost
+
+SLOT_BYTES = 4 << 20
+"""Of a rank, in each set. Pages that nobody writes to take no memory."""
+LINE = 64
+ABANDONED = -1
+"""In the count of rank 0: the others need not wait any longer."""
+SPINS_BETWEEN_LOOKS = 64
+BUSY_SECONDS = 0.002
+"""For which one waits without sleeping."""
+
+
+class Exchange:
+    """One rank's end. For one thread, but for `abandon`."""
+
+    def __init__(self, memory: int, rank: int, size: int, patience: float | None = None) -> None:
+        """memory: a file of `create`, which stays the caller's.
+        patience: seconds to wait for another rank; None for as long as it takes.
+        """
+        mapped = mmap.mmap(memory, _num_bytes(size))
+        self._rank, self._size, self._patience = rank, size, patience
+        self._turn = 0
+        self._counts = memoryview(mapped)[: size * LINE].cast("q")
+        self._others = [other * LINE // 8 for other in range(size) if other != rank]
+        slots = np.frombuffer(mapped, np.uint8, offset=size * LINE).reshape(2, size, SLOT_BYTES)
+        self._sets = [list(each) for each in slots]
+
+    @property
+    def slots(self) -> list[np.ndarray]:
+        """This turn's, of every rank: uint8 [SLOT_BYTES]. Write to one's own, meet, then read."""
+        return self._sets[(self._turn + 1) % 2]
+
+    def meet(self) -> list[np.ndarray]:
+        """Waits for all ranks; the slots that they have written to, to be read before one meets again.
+
+        Raises RankLost if one does not come in time, or if rank 0 has given up.
+        """
+        slots = self.slots
+        self._turn += 1
+        self._counts[self._rank * LINE // 8] = self._turn
+        for other in self._others:
+            if self._counts[other] < self._turn:
+                self._wait_for(other)
+        return slots
+
+    def abandon(self) -> None:
+        """Of rank 0, from any thread: nobody waits for it any longer, nor it for anybody."""
+        self._counts[0] = ABANDONED
+
+    def _wait_for(self, other: int) -> None:
+        counts, turn = self._counts, self._turn
+        began = time.monotonic()
+        while True:
+            for _ in range(SPINS_BETWEEN_LOOKS):
+                if counts[other] >= turn:
+                    return
+                os.sched_yield()
+            waited = time.monotonic() - began
+            if counts[0] == ABANDONED:
+                raise RankLost("the ranks have been given up")
+            if self._patience is not None and waited > self._patience:
+                rank = other * 8 // LINE
+                raise RankLost(f"rank {rank} has kept the others waiting for {waited:.1f} s")
+            if waited > BUSY_SECONDS:
+                time.sleep(0.00005)
+
+
+def create(size: int) -> int:
+    """A file without a name for the ranks to share; it is gone when the last of them is."""
+    memory = os.memfd_create("octavo-ranks")
+    os.ftruncate(memory, _num_bytes(size))
+    return memory
+
+
+def is_possible() -> bool:
+    """Whether others see what this machine writes in the order in which it is written, without fences."""
+    return platform.machine() in ("x86_64", "AMD64")
+
+
+def _num_bytes(size: int) -> int:
+    return size * (LINE + 2 * SLOT_BYTES)
