@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,13 +25,13 @@ def ranks(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Run,
     memory = create(size)
 
     def group(rank: int) -> Group:
-        exchange = Exchange(memory, rank, size) if kind == "shared memory" else None
+        exchange = Exchange(memory.fileno(), rank, size) if kind == "shared memory" else None
         return Group(rank, size, exchange, tmp_path / "store")
 
     with ThreadPoolExecutor(size) as pool:
         collectives = list(pool.map(lambda rank: join(group(rank), CPU), range(size)))
         yield (lambda what: list(pool.map(what, collectives, range(size)))), size
-    os.close(memory)
+    memory.close()
 
 
 def random(rank: int, *shape: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:

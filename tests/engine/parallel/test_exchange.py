@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,9 +20,8 @@ T = TypeVar("T")
 
 @pytest.fixture
 def memory() -> Iterator[int]:
-    file = create(3)
-    yield file
-    os.close(file)
+    with create(3) as file:
+        yield file.fileno()
 
 
 def by_threads(count: int, what: Callable[[int], T]) -> list[T]:
@@ -37,8 +35,9 @@ def test_all_read_what_each_has_written_turn_by_turn(memory: int) -> None:
     def rank(number: int) -> list[list[int]]:
         exchange, seen = Exchange(memory, number, 3), []
         for turn in range(200):
-            exchange.slots[number].view(np.int64)[:1000] = 1000 * number + turn
-            slots = exchange.meet()
+            slots = exchange.sets[exchange.next_set]
+            slots[number].view(np.int64)[:1000] = 1000 * number + turn
+            exchange.meet()
             if (turn + number) % 50 == 0:
                 time.sleep(0.001)
             values = [slot.view(np.int64)[:1000] for slot in slots]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -43,7 +42,7 @@ class Threads:
     def __init__(self, path: str, size: int) -> None:
         self._memory = create(size)
         self._pool = ThreadPoolExecutor(size)
-        groups = [Group(rank, size, Exchange(self._memory, rank, size)) for rank in range(size)]
+        groups = [Group(rank, size, Exchange(self._memory.fileno(), rank, size)) for rank in range(size)]
         config = EngineConfig(model=path, dtype="float32", threads=1)
         self.runners = [TorchRunner(open_model(path), config, 512, group=group) for group in groups]
         for runner in self.runners:
@@ -56,7 +55,7 @@ class Threads:
 
     def close(self) -> None:
         self._pool.shutdown()
-        os.close(self._memory)
+        self._memory.close()
 
 
 @pytest.fixture(params=CASES.values(), ids=CASES.keys(), scope="module")

@@ -14,8 +14,6 @@ from octavo.engine.parallel.exchange import SLOT_BYTES
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy as np
-
     from octavo.engine.parallel.exchange import Exchange
     from octavo.engine.parallel.group import Group
 
@@ -64,11 +62,14 @@ class SharedMemory:
     def __init__(self, exchange: Exchange, rank: int) -> None:
         self._exchange = exchange
         self._rank = rank
+        self._sets: dict[torch.dtype, list[list[Tensor]]] = {}
 
     def all_reduce(self, x: Tensor) -> Tensor:
         for piece in torch.split(x.view(-1), SLOT_BYTES // x.itemsize):
-            self._own(piece).copy_(piece)
-            first, second, *rest = (_typed(slot, piece) for slot in self._exchange.meet())
+            slots = self._next_slots(x.dtype)
+            slots[self._rank][: len(piece)] = piece
+            self._exchange.meet()
+            first, second, *rest = (slot[: len(piece)] for slot in slots)
             if not rest:
                 torch.add(first, second, out=piece)
                 continue
@@ -84,23 +85,23 @@ class SharedMemory:
         together = x.new_empty(num_rows, sum(widths)) if self._rank == 0 else None
         at_once = SLOT_BYTES // row_bytes
         for rows in (slice(first, first + at_once) for first in range(0, num_rows, at_once)):
+            slots = self._next_slots(x.dtype)
             if together is None:
-                self._own(x[rows]).copy_(x[rows])
-            slots = self._exchange.meet()
+                slots[self._rank][: x[rows].numel()] = x[rows].view(-1)
+            self._exchange.meet()
             if together is not None:
                 parts = torch.split(together[rows], list(widths), dim=1)
                 parts[0].copy_(x[rows])
                 for part, slot in zip(parts[1:], slots[1:], strict=True):
-                    part.copy_(_typed(slot, part))
+                    part.copy_(slot[: part.numel()].view(part.shape))
         return x if together is None else together
 
-    def _own(self, like: Tensor) -> Tensor:
-        return _typed(self._exchange.slots[self._rank], like)
-
-
-def _typed(slot: np.ndarray, like: Tensor) -> Tensor:
-    """The start of a slot, as a tensor of the type and shape of another one."""
-    return torch.from_numpy(slot).view(like.dtype)[: like.numel()].view(like.shape)
+    def _next_slots(self, dtype: torch.dtype) -> list[Tensor]:
+        if dtype not in self._sets:
+            self._sets[dtype] = [
+                [torch.from_numpy(slot).view(dtype) for slot in slots] for slots in self._exchange.sets
+            ]
+        return self._sets[dtype][self._exchange.next_set]
 
 
 class ProcessGroup:
