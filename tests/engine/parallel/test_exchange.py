@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from octavo.engine.errors import RankLost
+from octavo.engine.parallel import exchange as exchange_module
 from octavo.engine.parallel.exchange import Exchange, create, is_possible
 
 pytestmark = pytest.mark.skipif(not is_possible(), reason="stores are not ordered here")
@@ -61,6 +62,27 @@ def test_a_rank_that_does_not_come_is_named(memory: int) -> None:
     zero, _, two = by_threads(3, rank)
     assert zero.startswith("rank 1 has kept the others waiting for 0.")
     assert two.startswith("rank 1 has kept the others waiting for 0.")
+
+
+def test_who_was_stopped_itself_has_not_waited(memory: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock jumps by a minute, once, before the others come."""
+    exchanges = [Exchange(memory, number, 3, patience=1.0) for number in range(3)]
+    jumped = threading.Event()
+    real = time.monotonic
+
+    def clock() -> float:
+        return real() + 60 * jumped.is_set()
+
+    monkeypatch.setattr(exchange_module.time, "monotonic", clock)
+    threading.Timer(0.1, jumped.set).start()
+
+    def rank(number: int) -> None:
+        if number > 0:
+            jumped.wait()
+            time.sleep(0.2)
+        exchanges[number].meet()
+
+    by_threads(3, rank)
 
 
 def test_nobody_waits_any_longer_once_rank_0_has_given_up(memory: int) -> None:

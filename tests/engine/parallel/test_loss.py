@@ -65,8 +65,7 @@ def test_one_that_is_killed_takes_the_others_with_it(ranks: Ranks) -> None:
     until(lambda: not is_running(first), 2)
     with pytest.raises(RankLost, match="rank 2 was ended by SIGKILL"):
         ranks.run(b"")
-    late = told_of(ranks)
-    assert late == told
+    assert told_of(ranks) == told, "who comes late is told at once"
 
 
 def test_one_that_stands_still_is_lost_within_five_seconds(ranks: Ranks) -> None:
@@ -76,6 +75,24 @@ def test_one_that_stands_still_is_lost_within_five_seconds(ranks: Ranks) -> None
     os.kill(ranks.process_ids[0], signal.SIGSTOP)
     assert until(lambda: told, 5) > 2
     assert str(told[0]) == "rank 1 has said nothing for 3 s"
+    until(lambda: not any(map(is_running, ranks.process_ids)), 2)
+
+
+def test_what_fails_first_is_told_by_its_reason(ranks: Ranks) -> None:
+    """Rank 0 finds a closed connection before it knows why."""
+    os.kill(ranks.process_ids[1], signal.SIGKILL)
+
+    def run_on() -> None:
+        while True:
+            ranks.run(b"")
+
+    with pytest.raises(RankLost, match=r"^rank 2 was ended by SIGKILL$"):
+        run_on()
+
+
+def test_what_rank_0_leaves_ends_for_all(ranks: Ranks) -> None:
+    lost = ranks.watch.give_up(KeyboardInterrupt())
+    assert str(lost) == "rank 0 has left a step: KeyboardInterrupt: "
     until(lambda: not any(map(is_running, ranks.process_ids)), 2)
 
 

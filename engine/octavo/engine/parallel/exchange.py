@@ -32,6 +32,8 @@ ABANDONED = -1
 SPINS_BETWEEN_LOOKS = 64
 BUSY_SECONDS = 0.002
 """For which one waits without sleeping."""
+LONGEST_LOOK = 0.1
+"""Seconds that count as waiting between two looks, however long it was."""
 
 
 class Exchange:
@@ -71,13 +73,15 @@ class Exchange:
 
     def _wait_for(self, other: int) -> None:
         counts, turn = self._counts, self._turn
-        began = time.monotonic()
+        waited, before = 0.0, time.monotonic()
         while True:
             for _ in range(SPINS_BETWEEN_LOOKS):
                 if counts[other] >= turn:
                     return
                 os.sched_yield()
-            waited = time.monotonic() - began
+            now = time.monotonic()
+            # Who was stopped itself, as by Ctrl-Z, has not waited meanwhile.
+            waited, before = waited + min(now - before, LONGEST_LOOK), now
             if counts[0] == ABANDONED:
                 raise RankLost("the ranks have been given up")
             if self._patience is not None and waited > self._patience:

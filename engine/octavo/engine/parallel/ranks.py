@@ -114,7 +114,7 @@ class Ranks:
         return contents
 
     def _loss(self, error: Exception) -> RankLost:
-        return self.watch.lost or RankLost(f"a rank has closed its connection: {error}")
+        return self.watch.reason() or RankLost(f"a rank has closed its connection: {error!r}")
 
 
 def _end(

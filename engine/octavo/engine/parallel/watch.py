@@ -47,6 +47,7 @@ class Watch:
         self.judges_silence = False
         self._on_loss: list[Callable[[RankLost], None]] = []
         self._lock = threading.Lock()
+        self._found = threading.Event()
         self._processes = processes
         self._lives = lives
         self._exchange = exchange
@@ -68,9 +69,14 @@ class Watch:
 
     def give_up(self, error: BaseException) -> RankLost:
         """Ends what rank 0 has failed in; the loss that it is, or that was its reason."""
-        if isinstance(error, RankLost) and self.lost is None:
+        if isinstance(error, RankLost):
             return self._lose(error)
-        return self.lost or self._lose(RankLost(f"rank 0 has left a step: {type(error).__name__}: {error}"))
+        return self._lose(RankLost(f"rank 0 has left a step: {type(error).__name__}: {error}"))
+
+    def reason(self) -> RankLost | None:
+        """Why a rank does not answer any longer, if that is found out soon."""
+        self._found.wait(LAST_WORDS)
+        return self.lost
 
     def end(self) -> None:
         """Ends the ranks: their sockets close, which they take for the end of rank 0."""
@@ -105,7 +111,7 @@ class Watch:
             before = now
             for number, _ in ready:
                 rank = ranks[number]
-                if self._lives[rank].recv(4096):
+                if self._hears(rank):
                     heard[rank] = now
                 elif not self._ended:
                     self._lose(RankLost(f"rank {rank} {self._end_of(rank)}"))
@@ -113,11 +119,19 @@ class Watch:
             if silent and self.lost is None:
                 self._lose(RankLost(f"rank {silent[0]} has said nothing for {SILENCE:g} s"))
 
+    def _hears(self, rank: int) -> bool:
+        """Whether what there is to read of a rank is a sign of life, or else its end."""
+        try:
+            return bool(self._lives[rank].recv(4096))
+        except OSError:
+            return False
+
     def _lose(self, lost: RankLost) -> RankLost:
         with self._lock:
             if self.lost is not None:
                 return self.lost
             self.lost = lost
+            self._found.set()
             told = list(self._on_loss)
         log.error("a rank of %d is lost: %s", len(self._processes) + 1, lost)
         if self._exchange is not None:

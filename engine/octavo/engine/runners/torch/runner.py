@@ -158,6 +158,7 @@ def _device(name: str, group: Group) -> torch.device:
                 f"tensor_parallel_size: must not exceed the {count} CUDA devices of this machine "
                 f"(got {group.size})"
             )
+        torch.cuda.set_device(group.rank)  # where kernels are launched that are given no device
         return torch.device("cuda", group.rank)
     try:
         device = torch.device(name)
