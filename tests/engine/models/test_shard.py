@@ -81,6 +81,13 @@ def test_parts_out_of_safetensors_make_the_whole(
     assert_whole(open_model(str(tiny_model(family, **overrides))), size)
 
 
+def test_parts_out_of_safetensors_are_read_where_they_lie(tiny_model: TinyModel) -> None:
+    """Views of the mapped file: what another rank has is never read."""
+    files = open_model(str(tiny_model("llama")))
+    for weight in files.weights(shard=Shard.of(files.spec, 1, 2)):
+        assert not weight.data.flags.owndata, weight.name
+
+
 @pytest.mark.parametrize("size", [2, 4])
 @pytest.mark.parametrize("kind", [Kind.F32, Kind.F16, Kind.Q8_0, Kind.Q4_1])
 @pytest.mark.parametrize("family", ["llama", "qwen2", "qwen3"])
