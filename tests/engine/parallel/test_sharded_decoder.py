@@ -39,11 +39,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
 class Threads:
     """A model over `size` ranks of this process."""
 
-    def __init__(self, path: str, size: int) -> None:
+    def __init__(self, path: str, size: int, dtype: Any = "float32") -> None:
         self._memory = create(size)
         self._pool = ThreadPoolExecutor(size)
         groups = [Group(rank, size, Exchange(self._memory.fileno(), rank, size)) for rank in range(size)]
-        config = EngineConfig(model=path, dtype="float32", threads=1)
+        config = EngineConfig(model=path, dtype=dtype, threads=1)
         self.runners = [TorchRunner(open_model(path), config, 512, group=group) for group in groups]
         for runner in self.runners:
             runner.allocate(NUM_BLOCKS)
@@ -51,7 +51,7 @@ class Threads:
     def logits(self, *pieces: Piece, copies: list[tuple[int, int]]) -> np.ndarray:
         batch = batch_of(*pieces, copies=copies)
         found = list(self._pool.map(lambda runner: runner.logits(batch), self.runners))
-        return found[0].numpy()
+        return found[0].float().numpy()
 
     def close(self) -> None:
         self._pool.shutdown()
@@ -86,3 +86,15 @@ def test_a_rank_keeps_its_share_of_keys_and_values(sharded: dict[int, Threads]) 
         heads = max(whole._spec.num_kv_heads // size, 1)
         for runner in sharded[size].runners:
             assert runner.block_bytes * whole._spec.num_kv_heads == whole.block_bytes * heads
+
+
+def test_bfloat16_is_as_near_to_float32_on_several_ranks_as_on_one(tiny_model: TinyModel) -> None:
+    path = str(tiny_model("qwen3"))
+    every = {kind: Threads(path, *kind) for kind in [(1, "float32"), (1, "bfloat16"), (4, "bfloat16")]}
+    exact, one, four = (
+        np.concatenate([threads.logits(*pieces, copies=copies) for pieces, copies in steps(384)])
+        for threads in every.values()
+    )
+    assert np.linalg.norm(four - exact) <= 1.2 * np.linalg.norm(one - exact)
+    for threads in every.values():
+        threads.close()
