@@ -91,8 +91,8 @@ def test_what_fails_first_is_told_by_its_reason(ranks: Ranks) -> None:
 
 
 def test_what_rank_0_leaves_ends_for_all(ranks: Ranks) -> None:
-    lost = ranks.watch.give_up(KeyboardInterrupt())
-    assert str(lost) == "rank 0 has left a step: KeyboardInterrupt: "
+    lost = ranks.watch.give_up(MemoryError("no more"))
+    assert str(lost) == "rank 0 has left a step: MemoryError: no more"
     until(lambda: not any(map(is_running, ranks.process_ids)), 2)
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from gguf import GGMLQuantizationType as Kind
 
 from octavo.engine import LLM, Completion, ConfigError, SamplingParams
+from octavo.engine.batch import Batch, StepOutput
 from tests.conftest import TinyModel
 
 from ..models.conftest import convert
@@ -95,6 +98,26 @@ def test_what_the_ranks_have_is_told_as_one(tiny_model: TinyModel, on_ranks: OnR
     assert (one.device, two.device, four.device) == ("cpu", "cpu × 2", "cpu × 4")
     assert (two.block_bytes, four.block_bytes) == (one.block_bytes, 2 * one.block_bytes)
     assert (two.num_blocks, four.num_blocks) == (one.num_blocks, one.num_blocks // 2)
+
+
+def test_ctrl_c_waits_for_the_end_of_a_step_and_costs_no_model(
+    tiny_model: TinyModel, on_ranks: OnRanks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    llm = on_ranks(tiny_model("llama"), 2, prefix_caching=False)
+    before = answers(llm)
+    own: Any = llm._engine._runner._own  # type: ignore[attr-defined]
+    run = own.run
+
+    def interrupted(batch: Batch) -> StepOutput:
+        os.kill(os.getpid(), signal.SIGINT)
+        return run(batch)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(own, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            llm.generate([[5] * 40] * 8, SamplingParams(**GREEDY), progress=False)
+    assert llm._engine.load().held_blocks == 0
+    assert answers(llm) == before
 
 
 @pytest.fixture

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import threading
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from octavo.engine.parallel.ranks import Ranks
@@ -9,7 +12,7 @@ from octavo.engine.parallel.wire import encode
 from octavo.engine.runners.build import build_part
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from octavo.engine.batch import Batch, StepOutput
     from octavo.engine.config import EngineConfig
@@ -68,12 +71,30 @@ class ParallelRunner:
         self._ranks.close()
 
     def _together(self, compute: Callable[[Batch], T], batch: Batch) -> T:
-        try:
-            self._ranks.run(encode(batch))
-            return compute(batch)
-        except BaseException as error:
-            # The others are in the middle of a step that rank 0 has left, be it by Ctrl-C: they cannot go on.
-            lost = self._ranks.watch.give_up(error)
-            if error is not lost and isinstance(error, Exception):
-                raise lost from error
-            raise
+        with uninterrupted():
+            try:
+                self._ranks.run(encode(batch))
+                return compute(batch)
+            except BaseException as error:
+                # The others are in the middle of a step that rank 0 has left: they cannot go on.
+                lost = self._ranks.watch.give_up(error)
+                if error is not lost and isinstance(error, Exception):
+                    raise lost from error
+                raise
+
+
+@contextmanager
+def uninterrupted() -> Iterator[None]:
+    """Puts off Ctrl-C in a script or a notebook to the end: a step that rank 0 left would cost the model."""
+    in_main = threading.current_thread() is threading.main_thread()
+    if not in_main or signal.getsignal(signal.SIGINT) is not signal.default_int_handler:
+        yield
+        return
+    interrupts: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, _: interrupts.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    if interrupts:
+        raise KeyboardInterrupt
