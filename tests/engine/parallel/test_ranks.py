@@ -15,6 +15,10 @@ from gguf import GGMLQuantizationType as Kind
 
 from octavo.engine import LLM, Completion, ConfigError, SamplingParams
 from octavo.engine.batch import Batch, StepOutput
+from octavo.engine.errors import RankLost
+from octavo.engine.parallel import ranks as ranks_module
+from octavo.engine.parallel import runner
+from octavo.engine.parallel.ranks import Ranks
 from tests.conftest import TinyModel
 
 from ..models.conftest import convert
@@ -118,6 +122,23 @@ def test_ctrl_c_waits_for_the_end_of_a_step_and_costs_no_model(
             llm.generate([[5] * 40] * 8, SamplingParams(**GREEDY), progress=False)
     assert llm._engine.load().held_blocks == 0
     assert answers(llm) == before
+
+
+def test_gloo_serves_where_stores_are_not_ordered(
+    tiny_model: TinyModel, on_ranks: OnRanks, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its processes too, until one of them is lost in the middle of a step."""
+    expected = answers(on_ranks(tiny_model("qwen3"), 1))
+    monkeypatch.setattr(ranks_module, "is_possible", lambda: False)
+    ranks = Ranks(2)
+    monkeypatch.setattr(runner, "Ranks", lambda size: ranks)
+    llm = on_ranks(tiny_model("qwen3"), 2)
+    assert [c.token_ids for c in answers(llm)] == [c.token_ids for c in expected]
+
+    os.kill(ranks.process_ids[0], signal.SIGSTOP)
+    with pytest.raises(RankLost, match="rank 1 has said nothing for 3 s"):
+        answers(llm)
+    ranks.close()
 
 
 @pytest.fixture
