@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 
 import pytest
@@ -41,6 +42,34 @@ def test_the_resource_is_the_chart_s_file_with_the_chart_s_metadata(render: Rend
     gone = render("crd.keep=false").one("CustomResourceDefinition", name)
     assert "annotations" not in gone["metadata"]
     assert "CustomResourceDefinition" not in render("crd.install=false").kinds()
+
+
+def spec_schema() -> Resource:
+    """Of an InferenceModel's spec."""
+    definition = yaml.safe_load((CHART / "files" / "crd.yaml").read_text())
+    [version] = definition["spec"]["versions"]
+    schema: Resource = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    return schema
+
+
+def test_several_ranks_may_be_asked_for_and_what_each_computes_on() -> None:
+    parallelism = spec_schema()["parallelism"]["properties"]
+    tensor, device = parallelism["tensor"], parallelism["device"]
+    assert (tensor["minimum"], tensor["default"], tensor["maximum"]) == (1, 1, 64)
+    assert "x-kubernetes-validations" not in tensor
+    for name in ("cpu", "nvidia.com/gpu", "amd.com/gpu", "nvidia.com/mig-1g.5gb"):
+        assert re.search(device["pattern"], name), name
+    for name in ("gpu", "nvidia.com/", "memory", "cpu/1 "):
+        assert not re.search(device["pattern"], name), name
+
+
+@pytest.mark.parametrize("argument", ["--tensor-parallel-size=2", "--tensor-parallel-size", "--port=1"])
+def test_what_the_resource_sets_is_no_further_argument(argument: str) -> None:
+    [validation] = spec_schema()["engine"]["properties"]["extraArgs"]["x-kubernetes-validations"]
+    [pattern] = re.findall(r"argument\.matches\('(.*?)'\)", validation["rule"])
+    assert re.search(pattern, argument)
+    assert argument.partition("=")[0] in validation["message"]
+    assert not re.search(pattern, "--max-num-seqs=8")
 
 
 @pytest.mark.parametrize("values", [(), ("watchNamespaces={a,b}",)])

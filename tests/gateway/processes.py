@@ -37,19 +37,31 @@ def free_port() -> int:
 class PodProcess:
     """`octavo serve` on a port of its own, which it has again when it is started anew."""
 
-    def __init__(self, model: Path) -> None:
+    def __init__(self, model: Path, *settings: str) -> None:
         self.address = f"127.0.0.1:{free_port()}"
         self._model = model
+        self._settings = settings
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
         port = self.address.rpartition(":")[2]
         command = [sys.executable, "-m", "octavo.service.cli", "serve", str(self._model), "--port", port]
-        self._process = subprocess.Popen([*command, *SETTINGS], stderr=subprocess.DEVNULL)
+        self._process = subprocess.Popen([*command, *SETTINGS, *self._settings], stderr=subprocess.DEVNULL)
 
     def send(self, number: signal.Signals) -> None:
         assert self._process is not None
         self._process.send_signal(number)
+
+    @property
+    def ranks(self) -> list[int]:
+        """The processes of its ranks but the first."""
+        assert self._process is not None
+        pid = self._process.pid
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+    async def exit_code(self) -> int:
+        assert self._process is not None
+        return await asyncio.to_thread(self._process.wait, 20)
 
     def end(self) -> None:
         if self._process is not None:

@@ -54,6 +54,15 @@ def specs(draw: st.DrawFn) -> dict[str, Any]:
                 },
             )
         ),
+        "parallelism": draw(
+            st.fixed_dictionaries(
+                {},
+                optional={
+                    "tensor": st.integers(1, 8),
+                    "device": st.sampled_from(["cpu", "nvidia.com/gpu", "amd.com/gpu"]),
+                },
+            )
+        ),
         "scaling": {"minReplicas": low, "maxReplicas": draw(st.integers(max(1, low), 9))},
         "podTemplate": draw(pod_templates),
     }

@@ -115,6 +115,76 @@ def test_every_setting_reaches_the_engine() -> None:
     ]
 
 
+def shared_memory(spec: dict[str, Any]) -> tuple[list[str], list[str]]:
+    """Sizes of the volumes in memory, and where they are mounted."""
+    volumes = {
+        volume["name"]: volume["emptyDir"]["sizeLimit"]
+        for volume in pod(**spec)["volumes"]
+        if volume.get("emptyDir", {}).get("medium") == "Memory"
+    }
+    mounts = [mount["mountPath"] for mount in engine(**spec)["volumeMounts"] if mount["name"] in volumes]
+    return list(volumes.values()), mounts
+
+
+def test_several_ranks_get_a_device_each_and_shared_memory() -> None:
+    spec = {"parallelism": {"tensor": 4}, "resources": {"limits": {"memory": "64Gi"}}}
+    container = engine(**spec)
+    assert "--tensor-parallel-size=4" in container["args"]
+    assert container["resources"] == {"limits": {"memory": "64Gi", "nvidia.com/gpu": 4}}
+    assert shared_memory(spec) == (["1024Mi"], ["/dev/shm"])
+
+
+def test_one_rank_gets_what_its_resources_say_and_no_more() -> None:
+    resources = {"limits": {"nvidia.com/gpu": 2}}
+    assert engine(resources=resources)["resources"] == resources
+    assert engine()["resources"] == {}
+    assert shared_memory({}) == ([], [])
+    assert not any("parallel" in argument for argument in engine()["args"])
+
+
+@pytest.mark.parametrize(
+    ("device", "named", "found"),
+    [
+        (None, {}, {"nvidia.com/gpu": 2}),
+        (None, {"amd.com/gpu": 2}, {"amd.com/gpu": 2}),
+        (None, {"amd.com/gpu": "2"}, {"amd.com/gpu": 2}),
+        ("amd.com/gpu", {}, {"amd.com/gpu": 2}),
+        ("amd.com/gpu", {"rdma/hca": 1}, {"rdma/hca": 1, "amd.com/gpu": 2}),
+        ("cpu", {}, {}),
+    ],
+)
+def test_the_device_is_what_the_resource_names(
+    device: str | None, named: dict[str, Any], found: dict[str, Any]
+) -> None:
+    spec = {"parallelism": {"tensor": 2, "device": device}, "resources": {"limits": named}}
+    assert engine(**spec)["resources"]["limits"] == found
+    assert ("--device=cpu" in engine(**spec)["args"]) == (device == "cpu")
+
+
+@pytest.mark.parametrize(
+    ("parallelism", "resources", "field"),
+    [
+        ({"tensor": 4}, {"limits": {"amd.com/gpu": 2}}, "spec.resources.limits.amd.com/gpu"),
+        ({"tensor": 2}, {"requests": {"nvidia.com/gpu": 1}}, "spec.resources.requests.nvidia.com/gpu"),
+        ({"tensor": 2}, {"limits": {"amd.com/gpu": 2, "rdma/hca": 1}}, "spec.parallelism.device"),
+        ({"device": "cpu"}, {"limits": {"nvidia.com/gpu": 1}}, "spec.parallelism.device"),
+    ],
+)
+def test_devices_that_do_not_match_the_ranks_are_refused(
+    parallelism: dict[str, Any], resources: dict[str, Any], field: str
+) -> None:
+    with pytest.raises(SpecError) as raised:
+        engine(parallelism=parallelism, resources=resources)
+    assert raised.value.field == field
+
+
+def test_several_ranks_run_the_image_with_torch_on_processors_too() -> None:
+    platform = Platform("octavo-engine:1", engine_cpu_image="octavo-engine-cpu:1")
+    made = desired(model(parallelism={"tensor": 3, "device": "cpu"}), 1, platform)
+    [container] = made[-1]["spec"]["template"]["spec"]["containers"]
+    assert container["image"] == "octavo-engine:1"
+
+
 def test_the_server_drains_within_the_grace_of_its_pod() -> None:
     spec = {"podTemplate": {"spec": {"terminationGracePeriodSeconds": 120}}}
     assert pod(**spec)["terminationGracePeriodSeconds"] == 120

@@ -50,6 +50,26 @@ def test_generate_prints_the_text_and_the_figures_beside_it(octavo: Octavo, tiny
     assert "KV blocks" in err
 
 
+def test_generate_on_two_ranks_is_what_it_is_on_one(
+    octavo: Octavo, tiny: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    by_torch = [*tiny, *GREEDY, "--runner", "torch", "--dtype", "float32", "--json"]
+    _, one, _ = octavo("generate", "Hello", *by_torch)
+    monkeypatch.setenv("OCTAVO_TENSOR_PARALLEL_SIZE", "2")
+    code, two, _ = octavo("generate", "Hello", *by_torch)
+    assert code == 0
+    assert json.loads(two)["token_ids"] == json.loads(one)["token_ids"]
+
+
+@pytest.mark.parametrize("command", ["generate", "chat"])
+def test_ranks_that_do_not_divide_the_heads_are_refused(
+    octavo: Octavo, tiny: list[str], command: str
+) -> None:
+    code, _, err = octavo(command, "Hello", *tiny, "--tensor-parallel-size", "3")
+    assert code == 2
+    assert re.search(r"octavo: tensor_parallel_size: must divide the 4 query heads of .* \(got 3\)", err)
+
+
 def test_generate_takes_its_prompt_from_a_pipe(octavo: Octavo, tiny: list[str]) -> None:
     _, from_argument, _ = octavo("generate", "Hello", *tiny, *GREEDY)
     _, from_pipe, _ = octavo("generate", *tiny, *GREEDY, stdin="Hello")

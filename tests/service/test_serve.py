@@ -191,6 +191,12 @@ def test_a_taken_http_port_is_found_before_the_model_is_loaded(tmp_path: Path) -
     assert f"address 127.0.0.1:{port}: cannot be listened on" in stderr
 
 
+def test_ranks_that_do_not_divide_the_heads_end_in_one_line_and_exit_code_2(tiny_model: TinyModel) -> None:
+    code, stderr = fails("serve", str(tiny_model("llama")), "--port", "0", "--tensor-parallel-size", "3")
+    assert code == 2
+    assert re.fullmatch(r"octavo: tensor_parallel_size: must divide the 4 query heads .* \(got 3\)\n", stderr)
+
+
 def test_a_bad_setting_ends_in_one_line_and_exit_code_2() -> None:
     code, stderr = fails("serve", "--max-model-len", "long")
     assert code == 2

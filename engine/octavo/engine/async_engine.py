@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections import deque
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from octavo.engine.resumption import Resumption
     from octavo.engine.sequence import Sequence
     from octavo.engine.tokenizer import Tokenizer
+
+
+STUCK_FOR = 1.0
+"""Seconds to wait for the thread of a failed engine, which may never come back."""
 
 
 class _Untaken(NamedTuple):
@@ -92,6 +97,7 @@ class AsyncEngine:
         """Starts the engine's thread. Streams are delivered on the loop that runs this."""
         self._loop = asyncio.get_running_loop()
         self._refusal = None
+        self._engine.watch(self._lose)
         self._thread.start()
 
     async def compile(self, params: SamplingParams) -> Constraints:
@@ -185,7 +191,8 @@ class AsyncEngine:
         self._end_all("the engine was stopped")
         if self._thread.is_alive():
             self._commands.put(self._leave)
-            await asyncio.to_thread(self._thread.join)
+            await asyncio.to_thread(self._thread.join, STUCK_FOR if self.failed.is_set() else None)
+        await asyncio.to_thread(self._engine.close)
 
     # What streams ask for their sequences.
 
@@ -238,6 +245,11 @@ class AsyncEngine:
             self._loop.call_soon_threadsafe(self._fail, error)
             raise
 
+    def _lose(self, error: Exception) -> None:
+        """From a third thread: this one's may be waiting for the process that is lost."""
+        with contextlib.suppress(RuntimeError):  # the loop is closed, and nobody left to be told
+            self._loop.call_soon_threadsafe(self._fail, error)
+
     def _do_commands(self) -> None:
         """Does what was asked since the last step; waits for something if there is nothing to compute."""
         try:
@@ -266,6 +278,8 @@ class AsyncEngine:
             self.observer.step(step)
 
     def _fail(self, error: Exception) -> None:
+        if self.failed.is_set():
+            return
         self._refusal = f"the engine has failed: {error}"
         for sequence, stream in list(self._streams.items()):
             stream.fail(EngineStopped(self._refusal))

@@ -49,13 +49,19 @@ class EngineConfig:
         "What computes: native (our C++ kernels, CPU only), torch (PyTorch, any device), or auto: native on "
         "a CPU where it can serve the model.",
     )
+    tensor_parallel_size: int = option(
+        1,
+        "Ranks that compute each layer together: one process each, on a GPU each where there are GPUs. Must "
+        "divide the model's query heads.",
+    )
     weight_cache: str | None = option(
         None,
         "Folder for weights packed for the native runner, so that the next start reads them; off for none, "
         "and ~/.cache/octavo/weights if unset.",
     )
     threads: int | None = option(
-        None, "CPU threads to compute with; as many as the process may use if unset."
+        None,
+        "CPU threads that each rank computes with; if unset, the ranks share as many as the process may use.",
     )
     max_model_len: int | None = option(
         None,
@@ -70,8 +76,9 @@ class EngineConfig:
     )
     kv_cache_memory: str | None = option(
         None,
-        "Memory for KV blocks: bytes (with K, M, G, Ki, Mi, Gi) or a share of the free memory as in 50%; "
-        "if unset, 30% on a CPU and 90% on a GPU, and no more than max_num_seqs could use.",
+        "Memory for KV blocks, of all ranks together: bytes (with K, M, G, Ki, Mi, Gi) or a share of the "
+        "free memory as in 50%; if unset, 30% on a CPU and 90% on a GPU, and no more than max_num_seqs could "
+        "use.",
     )
     prefix_caching: bool = option(True, "Share blocks between requests whose prompts start alike.")
     speculation: Speculation = option(

@@ -17,6 +17,7 @@ from octavo.engine.intake import Intake
 from octavo.engine.masks import Masking
 from octavo.engine.observer import StepReport
 from octavo.engine.output import FinishReason
+from octavo.engine.runners import Shared
 from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Sequence, Status
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from octavo.engine.batch import StepOutput
     from octavo.engine.config import EngineConfig
     from octavo.engine.constraints import Constraints
+    from octavo.engine.errors import RankLost
     from octavo.engine.params import SamplingParams
     from octavo.engine.resumption import Resumption
     from octavo.engine.runners import Runner
@@ -71,6 +73,19 @@ class Engine:
         self._num_prompt_tokens = 0
         self._num_cached_tokens = 0
         self.last_step: StepReport | None = None
+
+    def watch(self, on_loss: Callable[[RankLost], None]) -> None:
+        """Has `on_loss` called, from another thread, if a process that takes part in this engine is lost.
+
+        Also while nothing is computed, or while `step` waits for what will never come.
+        """
+        if isinstance(self._runner, Shared):
+            self._runner.watch(on_loss)
+
+    def close(self) -> None:
+        """Ends the processes that take part. Nothing can be computed any longer."""
+        if isinstance(self._runner, Shared):
+            self._runner.close()
 
     @property
     def has_work(self) -> bool:

@@ -45,6 +45,10 @@ class EngineStopped(OctavoError):
     """The engine is draining, was stopped or has failed; another one may serve the request."""
 
 
+class RankLost(EngineStopped):
+    """One of the processes that compute a model together has ended, hangs or could not keep up."""
+
+
 class ModelError(OctavoError):
     """A model that cannot be loaded: missing, truncated, or of an unsupported architecture."""
 

@@ -33,7 +33,9 @@ def load_engine(
     num_blocks = count_blocks(
         config.kv_cache_memory,
         free=runner.free_memory(),
-        block_bytes=runner.block_bytes + (speculator.block_bytes if speculator is not None else 0),
+        # A draft model's blocks are all on rank 0, and no rank may have more than its share of the memory.
+        block_bytes=runner.block_bytes
+        + (speculator.block_bytes * config.tensor_parallel_size if speculator is not None else 0),
         max_useful=blocks_of_context * config.max_num_seqs,
         min_needed=blocks_of_context if config.max_model_len else 2,
         device=runner.device,

@@ -31,6 +31,9 @@ URI = re.compile(
     re.ASCII,
 )
 
+CPU = "cpu"
+"""For ranks that compute on the pod's processors."""
+
 Share = Annotated[float, Field(gt=0, le=1)]
 
 
@@ -112,9 +115,11 @@ class Engine(Part):
 
 
 class Parallelism(Part):
-    """Devices per pod."""
+    """Ranks per pod, and what each computes on."""
 
-    tensor: Literal[1] = 1
+    tensor: Annotated[int, Field(ge=1, le=64)] = 1
+    device: Annotated[str, Field(pattern=rf"^({CPU}|[a-z0-9.-]+/[A-Za-z0-9._-]+)$")] | None = None
+    """An extended resource, or `CPU`. Unset, what `resources` name."""
 
 
 class Scaling(Part):

@@ -13,10 +13,13 @@ from octavo.engine.config import EngineConfig
 from octavo.engine.errors import ConfigError
 from octavo.engine.models.files import ModelFiles
 from octavo.engine.models.source import open_model
+from octavo.engine.parallel import runner as parallel
+from octavo.engine.parallel.group import Group
 from octavo.engine.runners import Runner, build
 from octavo.engine.runners.build import build_runner, has_gpu
 from octavo.engine.runners.native import NativeRunner, refusal
 from octavo.engine.runners.native import runner as native
+from octavo.engine.runners.torch.runner import _device as torch_device
 from octavo.kernels.cpu.library import is_available
 from tests.conftest import TinyModel
 
@@ -81,6 +84,55 @@ def test_pytorch_quantises_no_weights(files: ModelFiles, quantization: str) -> N
         ConfigError, match=rf"^quantization: only the native runner .*\(got '{quantization}'\)$"
     ):
         built(files, runner="torch", quantization=quantization)
+
+
+@pytest.fixture
+def ranks_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What would be started on several ranks is not."""
+    monkeypatch.setattr(parallel, "ParallelRunner", lambda files, config, *_: config)
+
+
+@pytest.mark.usefixtures("ranks_stand_in")
+def test_on_several_ranks_of_a_cpu_pytorch_serves_and_says_so(
+    files: ModelFiles, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.WARNING, "octavo"):
+        config: Any = built(files, device="cpu", tensor_parallel_size=2)
+    assert config.runner == "torch"
+    assert caplog.messages == [
+        f"the native runner cannot serve {files.name}, so PyTorch does: "
+        "it computes on one rank only (got tensor_parallel_size 2)"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"runner": "native"}, r"runner: native cannot serve .*: it computes on one rank only \(got .* 2\)"),
+        (
+            {"runner": "torch", "device": "cuda:1"},
+            r"device: must be cuda, cpu or auto for 2 ranks, .*'cuda:1'",
+        ),
+        (
+            {"runner": "torch", "tensor_parallel_size": 3},
+            r"tensor_parallel_size: must divide the 4 query heads",
+        ),
+        ({"tensor_parallel_size": 0}, r"tensor_parallel_size: must be at least 1 \(got 0\)"),
+    ],
+)
+def test_what_cannot_be_on_several_ranks_is_refused(
+    files: ModelFiles, settings: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=f"^{message}"):
+        built(files, **{"device": "cpu", "tensor_parallel_size": 2, **settings})
+
+
+def test_more_ranks_than_gpus_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    with pytest.raises(ConfigError, match=r"must not exceed the 1 CUDA devices of this machine \(got 2\)"):
+        torch_device("cuda", Group(0, 2))
 
 
 REFUSED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

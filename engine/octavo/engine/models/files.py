@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping
     from pathlib import Path
 
+    from octavo.engine.models.shard import Shard
     from octavo.engine.models.spec import DecoderSpec, StoredType, Weight
     from octavo.engine.tokenizer import Tokenizer
 
@@ -32,10 +33,14 @@ class ModelFiles(ABC):
     quantized: bool = False
 
     @abstractmethod
-    def weights(self, as_stored: Container[str] = frozenset()) -> Iterator[Weight]:
+    def weights(
+        self, as_stored: Container[str] = frozenset(), shard: Shard | None = None
+    ) -> Iterator[Weight]:
         """Every weight of `spec.weight_shapes()` exactly once, in exactly that shape. May be called again.
 
         as_stored: names out of `ggml_types`, whose blocks are wanted as they are.
+        shard: a rank's; then its parts alone, in the shapes of its own spec. Of the files no more is read
+            than what these lie in. Blocks that are wanted as they are must not be cut by it.
 
         That the files hold them all was checked when they were opened. Tensors that the decoder does not have
         are ignored, the output projection of tied embeddings among them.

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterator
     from pathlib import Path
 
+    from octavo.engine.models.shard import Shard
     from octavo.engine.tokenizer import Tokenizer
 
 
@@ -62,12 +63,17 @@ class ModelFolder(ModelFiles):
     def stored_in(self) -> list[Path]:
         return sorted({tensor.file for tensor in self._tensors.values()})
 
-    def weights(self, as_stored: Container[str] = frozenset()) -> Iterator[Weight]:
+    def weights(
+        self, as_stored: Container[str] = frozenset(), shard: Shard | None = None
+    ) -> Iterator[Weight]:
         mapped: dict[Path, np.memmap[Any, Any]] = {}
         for name, tensor in self._tensors.items():
             if tensor.file not in mapped:
                 mapped[tensor.file] = np.memmap(tensor.file, np.uint8, mode="r")
-            yield Weight(name, *tensor.read(mapped[tensor.file]))
+            stored, data = tensor.read(mapped[tensor.file], shard.index(name) if shard else ())
+            if shard is not None and shard.is_added_elsewhere(name):
+                data = np.zeros_like(data)
+            yield Weight(name, stored, data)
 
     def _load_tokenizer(self) -> Tokenizer:
         from octavo.engine.tokenizer import Tokenizer

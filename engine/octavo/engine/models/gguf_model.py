@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Container, Iterator, Mapping
     from pathlib import Path
 
+    from octavo.engine.models.shard import Shard
     from octavo.engine.tokenizer import Tokenizer
 
 STORED: dict[GGMLType, tuple[StoredType, type[np.generic]]] = {
@@ -74,27 +75,37 @@ class GGUFModel(ModelFiles):
     def stored_in(self) -> list[Path]:
         return [self.path]
 
-    def weights(self, as_stored: Container[str] = frozenset()) -> Iterator[Weight]:
+    def weights(
+        self, as_stored: Container[str] = frozenset(), shard: Shard | None = None
+    ) -> Iterator[Weight]:
         threads = min(8, available_cpus())
         pending: deque[Future[Weight]] = deque()
         with ThreadPoolExecutor(threads, "dequantize") as pool:
             for item in self._tensors.items():
-                pending.append(pool.submit(self._weight, *item, item[0] in as_stored))
+                pending.append(pool.submit(self._weight, *item, item[0] in as_stored, shard))
                 if len(pending) > threads + THREADS_AHEAD:
                     yield pending.popleft().result()
             while pending:
                 yield pending.popleft().result()
 
-    def _weight(self, name: str, tensor: GGUFTensor, as_stored: bool) -> Weight:
+    def _weight(self, name: str, tensor: GGUFTensor, as_stored: bool, shard: Shard | None) -> Weight:
         dtype: StoredType = "float32"
+        index = shard.index(name) if shard is not None else ()
         data: np.ndarray
-        if as_stored:
-            data = tensor.data.reshape(tensor.shape[0], -1)
-        elif tensor.kind in STORED:
+        if tensor.kind in STORED:
             dtype, scalar = STORED[tensor.kind]
-            data = np.require(tensor.data.view(scalar), requirements="A").reshape(tensor.shape)
+            data = np.require(tensor.data.view(scalar), requirements="A").reshape(tensor.shape)[index]
         else:
-            data = dequantize(tensor.data, tensor.kind).reshape(tensor.shape)
+            blocks, inside = _blocks_around(tensor, index)
+            if as_stored:
+                whole = blocks.shape[1] // tensor.kind.block_bytes * tensor.kind.block_size
+                assert inside == slice(0, whole), f"{name} is cut inside of a block"
+                data = blocks
+            else:
+                data = dequantize(blocks, tensor.kind).reshape(len(blocks), -1)[:, inside]
+                data = data.reshape(data.shape[2 - len(tensor.shape) :])
+        if shard is not None and shard.is_added_elsewhere(name):
+            data = np.zeros_like(data)
         projection = name.removesuffix(".bias").rpartition(".")[2]
         if self._family.gguf_pairs and projection in ("q", "k"):
             data = _halves_from_pairs(data, self.spec.head_dim)
@@ -108,6 +119,18 @@ class GGUFModel(ModelFiles):
     def _eos_token_ids(self) -> tuple[int, ...]:
         found = (self._file.metadata.get(f"tokenizer.ggml.{key}") for key in END_TOKENS)
         return tuple(token for token in found if token is not None)
+
+
+def _blocks_around(tensor: GGUFTensor, index: tuple[slice, ...]) -> tuple[np.ndarray, slice]:
+    """The quantised blocks that hold what `index` asks for, uint8 [rows, bytes of a row's blocks], and where
+    in a row of them it lies."""
+    columns = tensor.shape[-1]
+    size, num_bytes = tensor.kind.block_size, tensor.kind.block_bytes
+    rows, wanted = ((slice(None),) * (2 - len(tensor.shape)) + index + (slice(None),) * 2)[:2]
+    start, stop, _ = wanted.indices(columns)
+    first, last = start // size, -(-stop // size)
+    blocks = tensor.data.reshape(-1, columns // size * num_bytes)[rows, first * num_bytes : last * num_bytes]
+    return np.ascontiguousarray(blocks), slice(start - first * size, stop - first * size)
 
 
 def _halves_from_pairs(rows: np.ndarray, head_dim: int) -> np.ndarray:

@@ -39,11 +39,14 @@ class StoredTensor:
     start: int
     stop: int
 
-    def read(self, mapped: np.memmap[Any, Any]) -> tuple[StoredType, np.ndarray]:
-        """The values as a read-only view of the mapped file (a copy where the file has them unaligned)."""
+    def read(
+        self, mapped: np.memmap[Any, Any], index: tuple[slice, ...] = ()
+    ) -> tuple[StoredType, np.ndarray]:
+        """The values, or those at `index`, as a read-only view of the mapped file (a copy where the file has
+        them unaligned)."""
         stored, scalar = DTYPES[self.dtype]
         values = mapped[self.start : self.stop].view(np.ndarray).view(scalar).reshape(self.shape)
-        return stored, np.require(values, requirements="A")
+        return stored, np.require(values[index], requirements="A")
 
 
 def read_header(file: Path) -> dict[str, StoredTensor]:

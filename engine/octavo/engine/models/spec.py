@@ -153,7 +153,7 @@ StoredType = Literal["float32", "float16", "bfloat16"]
 
 @dataclass(frozen=True, slots=True)
 class Weight:
-    """One weight as a loader yields it, under its canonical name and in its full shape.
+    """One weight as a loader yields it, under its canonical name, whole or a rank's part of it.
 
     data: float32 or float16 values; bfloat16 comes as the uint16 array of its bits, since NumPy has no such
     type. Often a read-only view of the mapped file: copy before writing.

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from octavo.engine.batch import Batch, StepOutput
+    from octavo.engine.errors import RankLost
 
 
 class Runner(Protocol):
@@ -30,4 +33,23 @@ class Runner(Protocol):
     def run(self, batch: Batch) -> StepOutput:
         """Copies blocks, computes the batch's tokens, stores their keys and values, draws one token per
         row."""
+        ...
+
+    def logits(self, batch: Batch) -> Any:
+        """All of a step but the sampling, which is what every rank of several computes. Those of rank 0 are
+        [num_rows + num_scored, vocab_size], in a form of its own."""
+        ...
+
+
+@runtime_checkable
+class Shared(Protocol):
+    """A runner that other processes have a part in."""
+
+    def watch(self, on_loss: Callable[[RankLost], None]) -> None:
+        """Has `on_loss` called, from a thread of its own, when one of them is lost. From then on `run` raises
+        RankLost, if it returns at all."""
+        ...
+
+    def close(self) -> None:
+        """Ends them."""
         ...

@@ -1,18 +1,22 @@
-"""Which runner serves a model: the native one on a CPU, PyTorch's on everything else."""
+"""Which runner serves a model: the native one on a CPU, PyTorch's on everything else, on one rank or more."""
 
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from octavo.engine.errors import ConfigError
+from octavo.engine.models.shard import check_divides
+from octavo.engine.parallel.group import ALONE
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from octavo.engine.config import EngineConfig
     from octavo.engine.models.files import ModelFiles
+    from octavo.engine.parallel.group import Group
     from octavo.engine.runners import Runner
 
 log = logging.getLogger("octavo")
@@ -25,37 +29,65 @@ def build_runner(
     files: ModelFiles, config: EngineConfig, max_model_len: int, on_weight: Callable[[str], None]
 ) -> Runner:
     """A runner with its weights loaded. Raises ConfigError or ModelError."""
-    on_cpu = config.device == "cpu" or (config.device == "auto" and not has_gpu())
-    if config.runner == "torch":
-        return _torch(files, config, max_model_len, on_weight)
-    if not on_cpu:
-        if config.runner == "native":
-            raise ConfigError(f"runner: native computes on a CPU only (got device {config.device!r})")
-        return _torch(files, config, max_model_len, on_weight)
-    from octavo.engine.runners.native import NativeRunner, refusal
+    check_divides(files.spec, config.tensor_parallel_size, files.name)
+    config = replace(config, runner=choose_runner(files, config))
+    if config.tensor_parallel_size == 1:
+        return build_part(files, config, max_model_len, on_weight)
+    if config.device.startswith("cuda:"):
+        raise ConfigError(
+            f"device: must be cuda, cpu or auto for {config.tensor_parallel_size} ranks, each of which takes "
+            f"the GPU of its own number (got {config.device!r})"
+        )
+    from octavo.engine.parallel.runner import ParallelRunner
 
-    reason = refusal(files, config)
-    if reason is None:
-        return NativeRunner(files, config, max_model_len, on_weight)
-    if config.runner == "native":
-        raise ConfigError(f"runner: native cannot serve {files.name}: {reason}")
-    log.warning("the native runner cannot serve %s, so PyTorch does: %s", files.name, reason)
-    return _torch(files, config, max_model_len, on_weight)
+    return ParallelRunner(files, config, max_model_len, on_weight)
 
 
-def has_gpu(root: Path = Path("/")) -> bool:
-    return any((root / device).exists() for device in GPU_DEVICES)
-
-
-def _torch(
-    files: ModelFiles, config: EngineConfig, max_model_len: int, on_weight: Callable[[str], None]
+def build_part(
+    files: ModelFiles,
+    config: EngineConfig,
+    max_model_len: int,
+    on_weight: Callable[[str], None],
+    group: Group = ALONE,
 ) -> Runner:
+    """One rank's runner, of the kind that `config.runner` names."""
+    if config.runner == "native":
+        from octavo.engine.runners.native import NativeRunner
+
+        return NativeRunner(files, config, max_model_len, on_weight)
+    from octavo.engine.runners.torch import TorchRunner  # imports torch, which takes seconds
+
+    return TorchRunner(files, config, max_model_len, on_weight, group)
+
+
+def choose_runner(files: ModelFiles, config: EngineConfig) -> Literal["native", "torch"]:
+    """What `runner=auto` means here. Raises ConfigError where the chosen one cannot do what is asked."""
+    on_cpu = config.device == "cpu" or (config.device == "auto" and not has_gpu())
+    if config.runner != "torch" and on_cpu:
+        reason = _refusal(files, config)
+        if reason is None:
+            return "native"
+        if config.runner == "native":
+            raise ConfigError(f"runner: native cannot serve {files.name}: {reason}")
+        log.warning("the native runner cannot serve %s, so PyTorch does: %s", files.name, reason)
+    elif config.runner == "native":
+        raise ConfigError(f"runner: native computes on a CPU only (got device {config.device!r})")
     if config.quantization in ("int8", "int4"):
         raise ConfigError(
             f"quantization: only the native runner quantises weights (got {config.quantization!r})"
         )
     if config.kv_cache_dtype == "int8":
         raise ConfigError("kv_cache_dtype: only the native runner keeps keys and values as int8 (got 'int8')")
-    from octavo.engine.runners.torch import TorchRunner  # imports torch, which takes seconds
+    return "torch"
 
-    return TorchRunner(files, config, max_model_len, on_weight)
+
+def has_gpu(root: Path = Path("/")) -> bool:
+    return any((root / device).exists() for device in GPU_DEVICES)
+
+
+def _refusal(files: ModelFiles, config: EngineConfig) -> str | None:
+    if config.tensor_parallel_size > 1:
+        return f"it computes on one rank only (got tensor_parallel_size {config.tensor_parallel_size})"
+    from octavo.engine.runners.native import refusal
+
+    return refusal(files, config)

@@ -78,7 +78,9 @@ def _draft_model(
     check_vocabularies(files, target_files)
     extensible = isinstance(files.spec.rope.scaling, DynamicScaling)
     length = max_model_len if extensible else min(max_model_len, files.spec.max_position)
-    runner = build_runner(files, replace(config, model=model, revision=None), length, on_weight)
+    # Small enough for one rank; that is done sooner than the ranks could meet.
+    alone = replace(config, model=model, revision=None, tensor_parallel_size=1)
+    runner = build_runner(files, alone, length, on_weight)
     return DraftModelProposer(
         runner,
         max_model_len=length,

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from octavo.operator.desired.devices import devices
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -18,13 +20,10 @@ class Platform:
     engine_environment: Mapping[str, str] = field(default_factory=dict)
     """Variables of every engine container."""
     engine_cpu_image: str | None = None
-    """Image of models that name none and whose pods ask for no device; `engine_image` if None."""
+    """Image of models that name none and whose pods have one rank and no device; `engine_image` if None."""
 
-    def image_for(self, resources: Mapping[str, Any]) -> str | None:
-        """The image of pods with these resource requirements.
-
-        A device is an extended resource, `vendor/name`; Kubernetes' own resources have no slash.
-        """
-        asked = (name for kind in ("requests", "limits") for name in resources.get(kind) or ())
-        has_device = any("/" in name for name in asked)
-        return self.engine_image if has_device else self.engine_cpu_image or self.engine_image
+    def image_for(self, resources: dict[str, Any], ranks: int = 1) -> str | None:
+        """The image of pods with these resource requirements and so many ranks, which only torch computes
+        on."""
+        needs_torch = devices(resources) or ranks > 1
+        return self.engine_image if needs_torch else self.engine_cpu_image or self.engine_image

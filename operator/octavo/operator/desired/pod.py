@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from octavo.operator.desired.devices import flags, resources, shared_memory
 from octavo.operator.desired.identity import labels, selector
 from octavo.operator.desired.source import source
 from octavo.operator.model import SpecError
@@ -76,12 +77,17 @@ def _pod(model: InferenceModel, platform: Platform) -> dict[str, Any]:
             }
         ],
         "containers": [_engine(model, platform, grace)],
-        "volumes": [{"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}}, *source(model).volumes],
+        "volumes": [
+            {"name": "tmp", "emptyDir": {"sizeLimit": "1Gi"}},
+            *shared_memory(model)[0],
+            *source(model).volumes,
+        ],
     }
 
 
 def _engine(model: InferenceModel, platform: Platform, termination_grace: int) -> dict[str, Any]:
-    image = model.spec.engine.image or platform.image_for(model.spec.resources)
+    asked = resources(model)
+    image = model.spec.engine.image or platform.image_for(asked, model.spec.parallelism.tensor)
     if not image:
         raise SpecError("spec.engine.image", "must be set, because the operator was given no default image")
     health = {"grpc": {"port": GRPC_PORT}}
@@ -111,7 +117,7 @@ def _engine(model: InferenceModel, platform: Platform, termination_grace: int) -
             {"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"},
             {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
         ],
-        "resources": model.spec.resources,
+        "resources": asked,
         "startupProbe": {**health, "periodSeconds": 1, "failureThreshold": LOADING_LIMIT},
         "readinessProbe": {**health, "periodSeconds": 2, "timeoutSeconds": 3, "failureThreshold": 2},
         # A machine under load answers late; only what hangs for a minute is started again.
@@ -122,7 +128,11 @@ def _engine(model: InferenceModel, platform: Platform, termination_grace: int) -
             "capabilities": {"drop": ["ALL"]},
             "readOnlyRootFilesystem": True,
         },
-        "volumeMounts": [{"name": "tmp", "mountPath": "/tmp"}, *source(model).mounts],
+        "volumeMounts": [
+            {"name": "tmp", "mountPath": "/tmp"},
+            *shared_memory(model)[1],
+            *source(model).mounts,
+        ],
     }
 
 
@@ -139,6 +149,7 @@ def arguments(model: InferenceModel, termination_grace: int) -> list[str]:
         f"--served-name={model.model_name}",
         f"--grace-period={max(1, termination_grace - GRACE_MARGIN)}",
         *source(model).flags,
+        *flags(model),
         f"--dtype={engine.dtype}",
     ]
     if engine.max_model_len is not None:

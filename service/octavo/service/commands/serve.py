@@ -6,8 +6,10 @@ import asyncio
 import gc
 import os
 import signal
+import sys
 from typing import TYPE_CHECKING
 
+from octavo.engine import EngineStopped
 from octavo.service.config import load_config
 from octavo.service.telemetry import logs
 
@@ -26,4 +28,9 @@ def serve_model(flags: Mapping[str, object], file: Path | None, started: float) 
     # While the model loads, both signals end at once; as a container's first process it would ignore SIGTERM.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda received, _: os._exit(128 + received))
-    asyncio.run(serve(engine_config, server_config, started))
+    try:
+        asyncio.run(serve(engine_config, server_config, started))
+    except EngineStopped as error:
+        # A thread that hangs in a device's driver would keep the process from ending in the usual way.
+        print(f"octavo: {error}", file=sys.stderr, flush=True)
+        os._exit(1)

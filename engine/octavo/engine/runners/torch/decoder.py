@@ -11,7 +11,8 @@ from torch import Tensor
 from octavo.engine.models.rope import inverse_frequencies
 
 if TYPE_CHECKING:
-    from octavo.engine.models.spec import DecoderSpec
+    from octavo.engine.models.shard import Shard
+    from octavo.engine.runners.torch.collectives import Collectives
     from octavo.kernels.ops import Ops
 
 Caches = list[tuple[Tensor, Tensor]]
@@ -48,16 +49,26 @@ class Layer:
 
 
 class Decoder:
-    """Takes its weights out of the given dictionary, so that what is packed anew is not kept twice."""
+    """One rank's part of the decoder; the whole of it where there is but one.
+
+    Takes its weights out of the given dictionary, so that what is packed anew is not kept twice.
+    """
 
     def __init__(
-        self, spec: DecoderSpec, weights: dict[str, Tensor], ops: Ops[Tensor], max_model_len: int
+        self,
+        shard: Shard,
+        weights: dict[str, Tensor],
+        ops: Ops[Tensor],
+        collectives: Collectives,
+        max_model_len: int,
     ) -> None:
         def linear(name: str) -> Any:
             return ops.pack_linear(weights.pop(name), weights.pop(f"{name}.bias", None))
 
-        self._spec = spec
+        self._spec = spec = shard.spec
+        self._shard = shard
         self._ops = ops
+        self._collectives = collectives
         self.embedding = weights.pop("embedding")
         self._output = ops.pack_linear(self.embedding) if spec.tied_embeddings else linear("output")
         self._final_norm = weights.pop("final_norm")
@@ -79,10 +90,11 @@ class Decoder:
         self._cos, self._sin = self._rotations(max_model_len)
 
     def logits(self, step: Step, caches: Caches) -> Tensor:
-        """Stores the step's keys and values in the caches; the logits of its rows, [num_rows, vocab_size]."""
-        spec, ops = self._spec, self._ops
+        """Stores the step's keys and values in the caches; the logits of its rows, [num_rows, vocab_size] on
+        rank 0 and of no use on others."""
+        spec, ops, together = self._spec, self._ops, self._collectives
         cos, sin = self._cos[step.positions], self._sin[step.positions]
-        x = self.embedding[step.token_ids]
+        x = self._embed(step.token_ids)
         for i, layer in enumerate(self._layers):
             h = ops.rms_norm(x, layer.attention_norm, spec.norm_eps)
             h = self._attention(h, layer, cos, sin, step, caches[i])
@@ -90,12 +102,22 @@ class Decoder:
                 # Only the rows that are asked for matter from here on, and a prefill chunk may have none.
                 x, h = x[step.rows], h[step.rows]
                 if not len(step.rows):
-                    return x.new_empty(0, spec.vocab_size)
-            x += ops.linear(h, layer.o)
+                    return x.new_empty(0, sum(self._shard.vocabulary))
+            x += together.all_reduce(ops.linear(h, layer.o))
             h = ops.rms_norm(x, layer.mlp_norm, spec.norm_eps)
             h = ops.gated_activation(ops.linear(h, layer.gate_up), spec.activation)
-            x += ops.linear(h, layer.down)
-        return ops.linear(ops.rms_norm(x, self._final_norm, spec.norm_eps), self._output)
+            x += together.all_reduce(ops.linear(h, layer.down))
+        logits = ops.linear(ops.rms_norm(x, self._final_norm, spec.norm_eps), self._output)
+        return together.gather(logits, self._shard.vocabulary)
+
+    def _embed(self, token_ids: Tensor) -> Tensor:
+        """[num_tokens, hidden_size]: each token's row is some rank's, and zeros on the others."""
+        if self._shard.size == 1:
+            return self.embedding[token_ids]
+        own = token_ids - self._shard.first_token
+        elsewhere = (own < 0) | (own >= len(self.embedding))
+        x = self.embedding[own.masked_fill(elsewhere, 0)].masked_fill_(elsewhere[:, None], 0)
+        return self._collectives.all_reduce(x)
 
     def _attention(
         self, h: Tensor, layer: Layer, cos: Tensor, sin: Tensor, step: Step, caches: tuple[Tensor, Tensor]

@@ -12,7 +12,10 @@ import torch
 from octavo.engine.config import BLOCK_SIZE
 from octavo.engine.errors import ConfigError, ModelError
 from octavo.engine.memory import available_cpus, available_memory
+from octavo.engine.models.shard import Shard
+from octavo.engine.parallel.group import ALONE
 from octavo.engine.runners.drawing import draw
+from octavo.engine.runners.torch.collectives import join
 from octavo.engine.runners.torch.decoder import Caches, Decoder, Step
 from octavo.engine.runners.torch.weights import load_weights
 from octavo.kernels import reference
@@ -23,11 +26,12 @@ if TYPE_CHECKING:
     from octavo.engine.batch import Batch, StepOutput
     from octavo.engine.config import EngineConfig
     from octavo.engine.models.files import ModelFiles
+    from octavo.engine.parallel.group import Group
     from octavo.kernels.ops import Ops
 
 
 class TorchRunner:
-    """See `octavo.engine.runners.Runner`.
+    """See `octavo.engine.runners.Runner`. Of a group it is one rank, and rank 0 alone can `run`.
 
     Raises ConfigError for a device that cannot be had, ModelError for weights that do not fit on it.
     """
@@ -38,9 +42,11 @@ class TorchRunner:
         config: EngineConfig,
         max_model_len: int,
         on_weight: Callable[[str], None] = lambda name: None,
+        group: Group = ALONE,
     ) -> None:
-        self._spec = spec = files.spec
-        self._device = _device(config.device)
+        self._shard = Shard.of(files.spec, group.rank, group.size)
+        self._spec = spec = self._shard.spec
+        self._device = _device(config.device, group)
         self._dtype = _dtype(config, files, self._device)
         self.device, self.dtype = str(self._device), str(self._dtype).removeprefix("torch.")
         self.block_bytes = BLOCK_SIZE * spec.kv_elements_per_token * self._dtype.itemsize
@@ -54,10 +60,11 @@ class TorchRunner:
         # two, more threads than processors, and OpenMP would put them to sleep between any two ops (17
         # tokens/s instead of 31).
         torch.set_num_threads(1)
-        weights = load_weights(files, self._dtype, self._device, on_weight)
+        weights = load_weights(files, self._shard, self._dtype, self._device, on_weight)
+        collectives = join(group, self._device)
         with torch.inference_mode():
-            self._decoder = Decoder(spec, weights, self._ops, max_model_len)
-        torch.set_num_threads(config.threads or available_cpus())
+            self._decoder = Decoder(self._shard, weights, self._ops, collectives, max_model_len)
+        torch.set_num_threads(config.threads or max(available_cpus() // group.size, 1))
 
     def free_memory(self) -> int:
         if self._device.type == "cuda":
@@ -66,8 +73,10 @@ class TorchRunner:
 
     def _check_weights_fit(self, files: ModelFiles) -> None:
         """Raises ModelError where loading would end by the kernel's out-of-memory killer, without a word."""
-        elements = sum(math.prod(shape) for shape in files.spec.weight_shapes().values())
+        elements = sum(math.prod(shape) for shape in self._spec.weight_shapes().values())
         needed, free = elements * self._dtype.itemsize, self.free_memory()
+        if self._device.type == "cpu" and self._shard.rank == 0:
+            needed *= self._shard.size  # all ranks share this machine's memory
         if needed > free:
             raise ModelError(
                 f"{files.name}: its weights take {needed / 2**30:.1f} GiB in {self.dtype}, "
@@ -138,9 +147,19 @@ def _keep_freed_memory() -> None:
         mallopt(top_pad, 64 << 20)
 
 
-def _device(name: str) -> torch.device:
+def _device(name: str, group: Group) -> torch.device:
+    """Each rank of several has a GPU of its own, by its number."""
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and group.size > 1:
+        count = torch.cuda.device_count()
+        if count < group.size:
+            raise ConfigError(
+                f"tensor_parallel_size: must not exceed the {count} CUDA devices of this machine "
+                f"(got {group.size})"
+            )
+        torch.cuda.set_device(group.rank)  # where kernels are launched that are given no device
+        return torch.device("cuda", group.rank)
     try:
         device = torch.device(name)
     except RuntimeError as error:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from octavo.engine.models.files import ModelFiles
+    from octavo.engine.models.shard import Shard
     from octavo.engine.models.spec import Weight
 
 # Weights that are computed as one product, in the order of the spec's names.
@@ -19,10 +20,15 @@ PACKED = {"q": "qkv", "k": "qkv", "v": "qkv", "gate": "gate_up", "up": "gate_up"
 
 
 def load_weights(
-    files: ModelFiles, dtype: torch.dtype, device: torch.device, on_weight: Callable[[str], None]
+    files: ModelFiles,
+    shard: Shard,
+    dtype: torch.dtype,
+    device: torch.device,
+    on_weight: Callable[[str], None],
 ) -> dict[str, torch.Tensor]:
-    """Every weight by its canonical name, `qkv` and `gate_up` from their parts; `on_weight` hears of each."""
-    shapes = files.spec.weight_shapes()
+    """A rank's part of every weight by its canonical name, `qkv` and `gate_up` from their parts; `on_weight`
+    hears of each."""
+    shapes = shard.spec.weight_shapes()
     groups: dict[str, list[str]] = {}
     for name in shapes:
         groups.setdefault(_packed_name(name), []).append(name)
@@ -32,7 +38,7 @@ def load_weights(
         sizes = [shapes[name][0] for name in names]
         packed[group] = torch.empty((sum(sizes), *shapes[names[0]][1:]), dtype=dtype, device=device)
         parts.update(zip(names, torch.split(packed[group], sizes), strict=True))
-    for weight in files.weights():
+    for weight in files.weights(shard=shard):
         parts[weight.name].copy_(_from_numpy(weight))
         on_weight(weight.name)
     return packed

@@ -1,0 +1,40 @@
+"""A pod of two ranks loses one under its streams: the gateway moves them to another pod."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+
+import pytest
+
+from tests.conftest import TinyModel
+from tests.gateway.processes import PodProcess, gateway, until_serving
+from tests.gateway.test_processes import Streams
+
+
+@pytest.fixture
+def pods(tiny_model: TinyModel) -> Iterator[list[PodProcess]]:
+    """One of two ranks, one of one."""
+    model = tiny_model("llama", max_position_embeddings=1024)
+    ranks = ("--device", "cpu", "--runner", "torch", "--tensor-parallel-size", "2")
+    started = [PodProcess(model, *ranks), PodProcess(model)]
+    for pod in started:
+        pod.start()
+    yield started
+    for pod in started:
+        pod.end()
+
+
+async def test_a_lost_rank_costs_no_request(pods: list[PodProcess]) -> None:
+    async with gateway([pod.address for pod in pods]) as door:
+        await until_serving(door, 2)
+        streams = Streams(door)
+        await streams.under_way()
+        assert (await pods[0].load()).running, "it has some of them"
+        [rank] = pods[0].ranks
+        os.kill(rank, signal.SIGKILL)
+        outputs = await streams.outputs()
+        assert all(reason == "length" and text for text, reason in outputs)
+        assert await pods[0].exit_code() == 1
+        await pods[1].until_idle()
