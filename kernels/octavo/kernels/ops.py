@@ -19,6 +19,13 @@ class Ops(Protocol[Tensor]):
         (Zhang and Sennrich, 2019)."""
         ...
 
+    def add_rms_norm(self, x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """x, delta: [num_tokens, n], weight: [n] → the norm of x + delta, [num_tokens, n].
+
+        x becomes that sum, rounded to its type before the norm, as if the two were ops of their own.
+        """
+        ...
+
     def rotary(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
         """x: [num_tokens, num_heads, head_dim], cos and sin: [num_tokens, 1, rotary_dim / 2] → as x.
 
