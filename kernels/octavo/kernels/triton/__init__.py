@@ -2,13 +2,16 @@
 
 Without a GPU, Triton's interpreter runs them, slowly, where TRITON_INTERPRET=1 was set before Triton was
 first imported; and its compiler checks them (`make kernels`). The interpreter has no arithmetic in bfloat16:
-a kernel computes in float32 and says where it rounds.
+a kernel computes in float32, says where it rounds, and multiplies matrices with `arithmetic.dot`.
 """
 
-from octavo.kernels.triton import norm
+from octavo.kernels.triton import activation, norm
+from octavo.kernels.triton import rotary as _rotary
+from octavo.kernels.triton.activation import gated_activation
 from octavo.kernels.triton.norm import add_rms_norm, rms_norm
+from octavo.kernels.triton.rotary import rotary
 
-MODULES = (norm,)
+MODULES = (norm, _rotary, activation)
 """Every module with kernels: see `registry`."""
 
-__all__ = ["MODULES", "add_rms_norm", "rms_norm"]
+__all__ = ["MODULES", "add_rms_norm", "gated_activation", "rms_norm", "rotary"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -126,14 +127,14 @@ def variants() -> Iterator[Variant]:
         )
 
 
+def _prepare(rows: int, n: int, device: torch.device) -> Call:
+    x, delta = torch.randn(2, rows, n, dtype=torch.bfloat16, device=device)
+    weight = torch.randn(n, dtype=torch.bfloat16, device=device)
+    return lambda: add_rms_norm(x, delta, weight, 1e-6)
+
+
 def workloads() -> Iterator[Workload]:
     for rows, n in ((64, 4096), (8192, 4096), (8192, 8192)):
-
-        def prepare(device: torch.device, rows: int = rows, n: int = n) -> Call:
-            x, delta = torch.randn(2, rows, n, dtype=torch.bfloat16, device=device)
-            weight = torch.randn(n, dtype=torch.bfloat16, device=device)
-            return lambda: add_rms_norm(x, delta, weight, 1e-6)
-
         yield Workload(
             op="add_rms_norm",
             size=f"{rows} rows of {n}",
@@ -141,5 +142,5 @@ def workloads() -> Iterator[Workload]:
             bytes=2 * (4 * rows * n + n),
             flops=5 * rows * n,
             unit="vector",
-            prepare=prepare,
+            prepare=partial(_prepare, rows, n),
         )
