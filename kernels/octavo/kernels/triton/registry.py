@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from octavo.kernels.triton.architectures import ARCHITECTURES
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
     from typing import Protocol
 
     import torch
@@ -87,6 +87,8 @@ class Workload:
     once. flops: operations, two for a multiplication with addition. unit: what does them, a key of
     `Card.rates`: "vector", or matrix instructions by type.
     prepare: makes the tensors on a device; returns the call that is measured.
+    kernel, key, candidates: where tiles can be chosen from, of which choice (see `tuning`), and the tiles for
+        an architecture.
     """
 
     op: str
@@ -96,6 +98,23 @@ class Workload:
     flops: int
     unit: str
     prepare: Callable[[torch.device], Call]
+    kernel: str = ""
+    key: str = ""
+    candidates: Callable[[str], Sequence[Tile]] | None = None
+
+
+def grouped_by_tile(tiles_of: Callable[[str], Sequence[Tile]]) -> Iterator[tuple[Tile, tuple[str, ...]]]:
+    """Every tile that `tiles_of` has for some architecture, and the names of these architectures."""
+    found: list[tuple[Tile, list[str]]] = []
+    for architecture in ARCHITECTURES:
+        for tile in tiles_of(architecture):
+            users = next((users for known, users in found if known == tile), None)
+            if users is None:
+                found.append((tile, [architecture]))
+            elif architecture not in users:
+                users.append(architecture)
+    for tile, users in found:
+        yield tile, tuple(users)
 
 
 def cache_folder() -> Path:
