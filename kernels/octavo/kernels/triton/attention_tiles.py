@@ -35,7 +35,7 @@ AMD: dict[Form, Sizes] = {
 # Of tiles with many rows, where keys and values come in 8 bits: making 16 of them takes registers.
 NVIDIA_INT8: Sizes = {
     64: [(128, 64, 8, 3), (64, 64, 4, 3)],
-    128: [(128, 32, 8, 2), (64, 32, 8, 2)],
+    128: [(128, 32, 8, 2), (64, 32, 4, 2)],
     256: [(64, 32, 8, 2)],
 }
 # The same on an A100, which keeps operands in registers, where a group is no power of two.
