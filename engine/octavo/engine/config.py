@@ -9,6 +9,7 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["auto", "none", "int8", "int4"]
 KVCacheType = Literal["auto", "int8"]
 RunnerName = Literal["auto", "native", "torch"]
+KernelsName = Literal["auto", "reference", "triton"]
 Speculation = Literal["off", "ngram", "draft"]
 
 BLOCK_SIZE = 16
@@ -48,6 +49,11 @@ class EngineConfig:
         "auto",
         "What computes: native (our C++ kernels, CPU only), torch (PyTorch, any device), or auto: native on "
         "a CPU where it can serve the model.",
+    )
+    kernels: KernelsName = option(
+        "auto",
+        "What the torch runner computes with: triton (kernels for GPUs; on a CPU in Triton's interpreter "
+        "only), reference (PyTorch's own), or auto: triton on a GPU.",
     )
     weight_cache: str | None = option(
         None,

@@ -13,6 +13,7 @@ from octavo.kernels.triton.attention import paged_attention
 from octavo.kernels.triton.kv_cache import store_kv
 from octavo.kernels.triton.norm import add_rms_norm, rms_norm
 from octavo.kernels.triton.plan import plan_attention
+from octavo.kernels.triton.refusal import refusal
 from octavo.kernels.triton.rotary import rotary
 
 MODULES = (norm, _rotary, activation, kv_cache, attention_variants)
@@ -27,6 +28,7 @@ __all__ = [
     "pack_linear",
     "paged_attention",
     "plan_attention",
+    "refusal",
     "rms_norm",
     "rotary",
     "sample",

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import cache
 from typing import TYPE_CHECKING
 
+import torch
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -140,13 +142,11 @@ CARDS = (
 
 @cache
 def current_architecture() -> str:
-    """The name, in ARCHITECTURES, of the newest one that the GPU here can run; sm_80's where there is none,
-    which is what the interpreter has."""
-    import torch
-
+    """The one in ARCHITECTURES whose tiles suit the GPU here, or Triton's interpreter. sm_86, sm_89 and
+    sm_120 have less shared memory than any of them; sm_80's tiles make do with it."""
     if not torch.cuda.is_available():
         return "sm_80"
     if torch.version.hip:
         return "gfx942"
     major, _ = torch.cuda.get_device_capability()
-    return {8: "sm_80", 9: "sm_90"}.get(major, "sm_100")
+    return {9: "sm_90", 10: "sm_100", 11: "sm_100"}.get(major, "sm_80")

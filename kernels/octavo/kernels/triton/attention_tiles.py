@@ -38,7 +38,9 @@ NVIDIA_INT8: Sizes = {
     128: [(128, 32, 8, 2), (64, 32, 4, 2)],
     256: [(64, 32, 8, 2)],
 }
-# The same on an A100, which keeps operands in registers, where a group is no power of two.
+# Of tiles with many rows on an A100, which keeps operands in registers; and there with groups that are no
+# powers of two.
+SM_80: Sizes = {**NVIDIA["tiled"], 256: [(64, 32, 8, 2)]}
 SM_80_ODD: Sizes = {64: [(128, 64, 8, 3)], 128: [(128, 32, 8, 3)], 256: [(64, 32, 8, 2)]}
 SM_80_ODD_INT8: Sizes = {64: [(128, 64, 8, 3)], 128: [(128, 32, 8, 2)], 256: [(64, 32, 8, 1)]}
 AMD_INT8: Sizes = {64: [(128, 64, 4, 1)], 128: [(128, 32, 4, 1)], 256: [(64, 32, 4, 1)]}
@@ -79,12 +81,16 @@ def tile_of(case: Case, architecture: str) -> Tile:
 
 def candidates(case: Case, architecture: str) -> list[Tile]:
     """Before they are fitted."""
-    if case.form == "tiled" and case.is_odd and architecture == "sm_80":
+    if case.form == "short":
+        sizes = (AMD if is_amd(architecture) else NVIDIA)["short"]
+    elif architecture == "sm_80" and case.is_odd:
         sizes = SM_80_ODD_INT8 if case.int8 else SM_80_ODD
-    elif case.form == "tiled" and case.int8:
+    elif case.int8:
         sizes = AMD_INT8 if is_amd(architecture) else NVIDIA_INT8
+    elif architecture == "sm_80":
+        sizes = SM_80
     else:
-        sizes = (AMD if is_amd(architecture) else NVIDIA)[case.form]
+        sizes = (AMD if is_amd(architecture) else NVIDIA)["tiled"]
     tiles = []
     for block_m, block_n, warps, stages in sizes[case.block_d]:
         if case.itemsize == 4:

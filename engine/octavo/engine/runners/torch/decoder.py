@@ -83,19 +83,19 @@ class Decoder:
         spec, ops = self._spec, self._ops
         cos, sin = self._cos[step.positions], self._sin[step.positions]
         x = self.embedding[step.token_ids]
-        for i, layer in enumerate(self._layers):
-            h = ops.rms_norm(x, layer.attention_norm, spec.norm_eps)
+        h = ops.rms_norm(x, self._layers[0].attention_norm, spec.norm_eps)
+        next_norms = [*(layer.attention_norm for layer in self._layers[1:]), self._final_norm]
+        for i, (layer, next_norm) in enumerate(zip(self._layers, next_norms, strict=True)):
             h = self._attention(h, layer, cos, sin, step, caches[i])
             if i == spec.num_layers - 1:
                 # Only the rows that are asked for matter from here on, and a prefill chunk may have none.
                 x, h = x[step.rows], h[step.rows]
                 if not len(step.rows):
                     return x.new_empty(0, spec.vocab_size)
-            x += ops.linear(h, layer.o)
-            h = ops.rms_norm(x, layer.mlp_norm, spec.norm_eps)
+            h = ops.add_rms_norm(x, ops.linear(h, layer.o), layer.mlp_norm, spec.norm_eps)
             h = ops.gated_activation(ops.linear(h, layer.gate_up), spec.activation)
-            x += ops.linear(h, layer.down)
-        return ops.linear(ops.rms_norm(x, self._final_norm, spec.norm_eps), self._output)
+            h = ops.add_rms_norm(x, ops.linear(h, layer.down), next_norm, spec.norm_eps)
+        return ops.linear(h, self._output)
 
     def _attention(
         self, h: Tensor, layer: Layer, cos: Tensor, sin: Tensor, step: Step, caches: tuple[Tensor, Tensor]

@@ -14,8 +14,8 @@ from octavo.engine.errors import ConfigError, ModelError
 from octavo.engine.memory import available_cpus, available_memory
 from octavo.engine.runners.drawing import draw
 from octavo.engine.runners.torch.decoder import Caches, Decoder, Step
+from octavo.engine.runners.torch.kernels import choose_kernels
 from octavo.engine.runners.torch.weights import load_weights
-from octavo.kernels import reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from octavo.engine.batch import Batch, StepOutput
     from octavo.engine.config import EngineConfig
     from octavo.engine.models.files import ModelFiles
-    from octavo.kernels.ops import Ops
 
 
 class TorchRunner:
@@ -44,7 +43,7 @@ class TorchRunner:
         self._dtype = _dtype(config, files, self._device)
         self.device, self.dtype = str(self._device), str(self._dtype).removeprefix("torch.")
         self.block_bytes = BLOCK_SIZE * spec.kv_elements_per_token * self._dtype.itemsize
-        self._ops: Ops[torch.Tensor] = reference
+        self._ops = choose_kernels(config, spec, self._device)
         self._caches: Caches = []
         self._check_weights_fit(files)
         if self._device.type == "cpu":
