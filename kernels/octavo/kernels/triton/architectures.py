@@ -99,13 +99,6 @@ class Card:
     memory: float
     rates: Mapping[str, float]
 
-    def seconds(self, num_bytes: float, flops: float, unit: str) -> float:
-        """The least time it could take (roofline; Williams, Waterman and Patterson, 2009)."""
-        return max(num_bytes / self.memory, flops / self.rates[unit])
-
-    def bound(self, num_bytes: float, flops: float, unit: str) -> str:
-        return "memory" if num_bytes / self.memory >= flops / self.rates[unit] else unit
-
 
 CARDS = (
     # NVIDIA A100 Tensor Core GPU data sheet (2021), SXM, 80 GB.
