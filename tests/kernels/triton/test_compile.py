@@ -28,13 +28,50 @@ def make_kernels(*arguments: str, cache: Path) -> subprocess.CompletedProcess[st
 
 
 def test_a_kernel_compiles_for_all_architectures_and_the_second_time_from_the_cache(tmp_path: Path) -> None:
-    first = make_kernels("--only", "gated_activation", cache=tmp_path)
+    first = make_kernels("--only", "gated_activation", "--dtype", "bf16", cache=tmp_path)
     assert first.returncode == 0, first.stdout + first.stderr
     assert all(architecture in first.stdout for architecture in ARCHITECTURES)
     kept = list(tmp_path.rglob("*.json"))
-    second = make_kernels("--only", "gated_activation", cache=tmp_path)
+    second = make_kernels("--only", "gated_activation", "--dtype", "bf16", cache=tmp_path)
     assert second.stdout.split("compiled in")[0] == first.stdout.split("compiled in")[0]
     assert list(tmp_path.rglob("*.json")) == kept
+
+
+SPILLING = """
+from octavo.kernels.triton import norm
+from octavo.kernels.triton.architectures import ARCHITECTURES
+from octavo.kernels.triton.registry import Tile
+from octavo.kernels.triton.resources import compiled
+from dataclasses import replace
+
+for name, length in (("sm_80", 8192), ("gfx942", 32768)):
+    variant = replace(next(norm.variants()), tile=Tile({"ROWS": 1, "BLOCK": length}, num_warps=1))
+    resources = compiled(variant, ARCHITECTURES[name])
+    assert resources.fault(hot=True) == f"spills {resources.spills} bytes", resources
+"""
+
+
+def test_registers_that_spill_are_seen() -> None:
+    """Of rows so long that a warp has not registers enough for one."""
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    subprocess.run([sys.executable, "-c", SPILLING], env=environment, check=True)
+
+
+def test_every_variant_gives_each_argument_of_its_kernel() -> None:
+    for each in build.all_variants():
+        assert {*each.arguments, *each.all_constants} == set(each.kernel.arg_names), each
+        assert not each.arguments.keys() & each.all_constants.keys(), each
+
+
+def test_the_table_has_a_line_for_a_variant_and_a_cell_for_an_architecture() -> None:
+    results = {
+        (0, "sm_80"): Resources(40, 0, 2048, 0.75),
+        (0, "sm_90"): Resources(error="CompilationError: no"),
+    }
+    lines = build.table([variant(hot=True)], ["sm_80", "sm_90", "gfx942"], results)
+    name, *cells = lines[-1].split(" | ")
+    assert name.split() == ["kernel", "bf16", "4w", "2s"]
+    assert [cell.split() for cell in cells] == [["40", "0", "2.0K", "75%"], ["error"], ["–"]]
 
 
 def variant(*, hot: bool) -> Variant:

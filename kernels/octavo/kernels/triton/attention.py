@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from octavo.kernels.triton.attention_tiles import Form
     from octavo.kernels.triton.plan import Plan, Rows
 
+LOG2_E = 1.4426950408889634
 EVERYTHING = 1 << 30
 """A window wider than any context."""
 
@@ -96,8 +97,8 @@ def _attend(
         query.stride(0),
         query.stride(1),
         window or EVERYTHING,
-        scale,
-        softcap or 0.0,
+        scale * LOG2_E,
+        (softcap or 0.0) * LOG2_E,
         BLOCK_SIZE=block_size,
         HEAD_DIM=head_dim,
         GROUP=group,

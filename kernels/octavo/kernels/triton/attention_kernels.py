@@ -17,7 +17,8 @@ from octavo.kernels.triton.arithmetic import dot, tanh
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
-@triton.jit
+# Each divisibility of these would be a variant of its own, and compiled while a step waits for it.
+@triton.jit(do_not_specialize=["num_seqs", "max_blocks", "window"])
 def paged_attention_kernel(
     query_ptr,
     key_ptr,
@@ -48,7 +49,8 @@ def paged_attention_kernel(
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
 ):
-    """Program (tile, key-value head, split). numbers_ptr: of `plan.Rows`.
+    """Program (tile, key-value head, split). numbers_ptr: of `plan.Rows`. scale, softcap: times log2(e), so
+    that scores are exponents of 2.
 
     out_ptr: [num_tokens, num_heads, HEAD_DIM]; PARTIAL: float32 [num_seqs, num_kv_heads, num_splits, BLOCK_M,
     HEAD_DIM], of rows as said above, and weights_ptr: the same without the last dimension, the logarithm in
@@ -113,7 +115,7 @@ def paged_attention_kernel(
         if SOFTCAP:
             s = softcap * tanh(s / softcap)
         distance = positions[:, None] - n[None, :]
-        s = tl.where((distance >= 0) & (distance < window), s * LOG2_E, float("-inf"))
+        s = tl.where((distance >= 0) & (distance < window), s, float("-inf"))
 
         higher = tl.maximum(best, tl.max(s, 1))
         # A row that has seen nothing yet has no highest score to subtract.
@@ -152,7 +154,7 @@ def _sequence_of(tile, before_ptr, num_seqs, tokens_of_tile):
     return low - 1
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_seqs", "num_splits"])
 def add_partial_attention_kernel(
     partial_ptr,
     weights_ptr,

@@ -21,7 +21,7 @@ from octavo.kernels.triton.architectures import ARCHITECTURES
 from octavo.kernels.triton.resources import Resources, measured
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from octavo.kernels.triton.registry import Variant
@@ -40,13 +40,17 @@ def compile_one(job: tuple[int, str, Path | None]) -> tuple[int, str, Resources]
 
 
 def compile_all(
-    variants: Sequence[Variant], only: str, architectures: Sequence[str], cache: Path | None, processes: int
+    variants: Sequence[Variant],
+    only: Callable[[Variant], bool],
+    architectures: Sequence[str],
+    cache: Path | None,
+    processes: int,
 ) -> Results:
     jobs = [
         (number, architecture, cache)
         for number, variant in enumerate(variants)
         for architecture in architectures
-        if only in variant.name and architecture in variant.architectures
+        if only(variant) and architecture in variant.architectures
     ]
     results: Results = {}
     # Not forked: torch's threads do not survive it.
@@ -117,6 +121,7 @@ def faults(variants: Sequence[Variant], results: Results) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m octavo.kernels.triton.compile", description=__doc__)
     parser.add_argument("--only", default="", help="kernels whose name contains this")
+    parser.add_argument("--dtype", default="", help="types that begin with this")
     parser.add_argument("--arch", action="append", choices=ARCHITECTURES, help="all if none is given")
     parser.add_argument("--processes", type=int, default=min(8, len(os.sched_getaffinity(0))))
     parser.add_argument("--no-cache", action="store_true", help="compile what is known already, too")
@@ -126,7 +131,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     started, variants = time.monotonic(), all_variants()
     architectures = options.arch or list(ARCHITECTURES)
     cache = None if options.no_cache else registry.cache_folder() / "compiled"
-    results = compile_all(variants, options.only, architectures, cache, options.processes)
+
+    def only(variant: Variant) -> bool:
+        return options.only in variant.name and variant.dtype.startswith(options.dtype)
+
+    results = compile_all(variants, only, architectures, cache, options.processes)
     print("\n".join(table(variants, architectures, results)))
     found = faults(variants, results)
     seconds = time.monotonic() - started

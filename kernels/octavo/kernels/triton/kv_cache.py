@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Cache = Tensor | Int8Cache[Tensor]
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_kv_heads"])
 def store_kv_kernel(
     key_ptr,
     value_ptr,

@@ -22,7 +22,7 @@ WIDEST = 16384
 """Elements of a row that a program holds in registers."""
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_rows"])
 def rms_norm_kernel(
     x_ptr,
     delta_ptr,

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from octavo.kernels.triton.registry import Call
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["num_heads"])
 def rotary_kernel(
     x_ptr,
     cos_ptr,
