@@ -42,8 +42,7 @@ class EngineConfig:
     )
     kv_cache_dtype: KVCacheType = option(
         "auto",
-        "Type of keys and values: int8 has room for nearly twice as many tokens (native runner only); auto "
-        "is that of dtype.",
+        "Type of keys and values: int8 has room for nearly twice as many tokens; auto is that of dtype.",
     )
     runner: RunnerName = option(
         "auto",

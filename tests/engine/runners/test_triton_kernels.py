@@ -36,8 +36,10 @@ FAMILIES: dict[str, dict[str, Any]] = {
 }
 
 
-def runner(files: ModelFiles, kernels: str, dtype: str) -> TorchRunner:
-    config = EngineConfig(model=str(files.path), device="cpu", runner="torch", kernels=kernels, dtype=dtype)
+def runner(files: ModelFiles, kernels: str, dtype: str, **settings: Any) -> TorchRunner:
+    config = EngineConfig(
+        model=str(files.path), device="cpu", runner="torch", kernels=kernels, dtype=dtype, **settings
+    )
     made = build_runner(files, config, 512, lambda name: None)
     assert isinstance(made, TorchRunner)
     made.allocate(100)
@@ -68,6 +70,19 @@ def test_logits_are_those_of_the_reference_kernels(tiny_model: TinyModel, family
     files = open_model(str(tiny_model(family, **FAMILIES[family])))
     expected = two_steps(runner(files, "reference", "float32"))
     np.testing.assert_allclose(two_steps(runner(files, "triton", "float32")), expected, atol=2e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("kernels", ["reference", "triton"])
+def test_keys_and_values_in_8_bits_come_near_to_whole_ones(tiny_model: TinyModel, kernels: str) -> None:
+    files = open_model(str(tiny_model("llama")))
+    whole, bytes_ = (
+        runner(files, kernels, "float32"),
+        runner(files, kernels, "float32", kv_cache_dtype="int8"),
+    )
+    exact = two_steps(whole)
+    assert np.linalg.norm(two_steps(bytes_) - exact) < 0.02 * np.linalg.norm(exact)
+    head_dim = files.spec.head_dim
+    assert bytes_.block_bytes * 4 * head_dim == whole.block_bytes * (head_dim + 4)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])

@@ -54,8 +54,6 @@ def _torch(
         raise ConfigError(
             f"quantization: only the native runner quantises weights (got {config.quantization!r})"
         )
-    if config.kv_cache_dtype == "int8":
-        raise ConfigError("kv_cache_dtype: only the native runner keeps keys and values as int8 (got 'int8')")
     from octavo.engine.runners.torch import TorchRunner  # imports torch, which takes seconds
 
     return TorchRunner(files, config, max_model_len, on_weight)

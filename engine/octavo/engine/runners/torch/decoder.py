@@ -9,12 +9,14 @@ import torch
 from torch import Tensor
 
 from octavo.engine.models.rope import inverse_frequencies
+from octavo.kernels.cache import Int8Cache
 
 if TYPE_CHECKING:
     from octavo.engine.models.spec import DecoderSpec
     from octavo.kernels.ops import Ops
 
-Caches = list[tuple[Tensor, Tensor]]
+Cache = Tensor | Int8Cache[Tensor]
+Caches = list[tuple[Cache, Cache]]
 """Per layer the KV caches of keys and of values."""
 
 
@@ -98,7 +100,7 @@ class Decoder:
         return ops.linear(h, self._output)
 
     def _attention(
-        self, h: Tensor, layer: Layer, cos: Tensor, sin: Tensor, step: Step, caches: tuple[Tensor, Tensor]
+        self, h: Tensor, layer: Layer, cos: Tensor, sin: Tensor, step: Step, caches: tuple[Cache, Cache]
     ) -> Tensor:
         """h: [num_tokens, hidden_size] → [num_tokens, num_heads * head_dim]."""
         spec, ops = self._spec, self._ops
