@@ -94,10 +94,8 @@ class TorchRunner:
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """All of a step but the sampling: [num_rows + num_scored, vocab_size], as the model has them."""
-        if self._device.index is not None:
-            torch.cuda.set_device(
-                self._device
-            )  # of this thread; Triton launches on that one, whatever it gets
+        if self._device.type == "cuda" and self._device.index is not None:
+            torch.cuda.set_device(self._device)  # this thread's; Triton launches there, whatever it is given
         if len(batch.copies):
             copies = self._tensor(batch.copies)
             for caches in self._caches:
