@@ -85,9 +85,10 @@ def paged_attention_kernel(
     q = tl.load(query, mask=mask, other=0.0)
 
     # What any row of the tile sees, and of that the part of this split.
-    start = context - query_len + first
-    end = tl.minimum(context, start + tokens_of_tile)
-    start = tl.maximum(start - window + 1, 0) // BLOCK_N * BLOCK_N
+    first_position = context - query_len + first
+    end = tl.minimum(context, first_position + tokens_of_tile)
+    last_position = end - 1
+    start = tl.maximum(first_position - window + 1, 0) // BLOCK_SIZE * BLOCK_SIZE
     if PARTIAL:
         share = tl.cdiv(tl.cdiv(end - start, BLOCK_N), num_splits) * BLOCK_N
         start += split * share
@@ -114,8 +115,10 @@ def paged_attention_kernel(
             s *= tl.load(key_scales_ptr + places, mask=exists, other=0.0)[None, :]
         if SOFTCAP:
             s = softcap * tanh(s / softcap)
-        distance = positions[:, None] - n[None, :]
-        s = tl.where((distance >= 0) & (distance < window), s, float("-inf"))
+        # In the midst of a prompt all rows see all keys.
+        if (not TILED) | (n0 + BLOCK_N - 1 > first_position) | (n0 <= last_position - window):
+            distance = positions[:, None] - n[None, :]
+            s = tl.where((distance >= 0) & (distance < window), s, float("-inf"))
 
         higher = tl.maximum(best, tl.max(s, 1))
         # A row that has seen nothing yet has no highest score to subtract.

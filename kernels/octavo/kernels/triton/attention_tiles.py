@@ -16,34 +16,36 @@ Sizes = dict[int, list[tuple[int, int, int, int]]]
 
 # Rows and keys of a tile, warps and stages, by the head size padded to a power of two. The first of several
 # is what serves; the others are tried by `tune`. None spills a register: `make kernels` sees to it.
-NVIDIA: dict[Form, Sizes] = {
-    "tiled": {
-        64: [(128, 64, 8, 3), (64, 64, 4, 3)],
-        128: [(128, 64, 8, 2), (128, 32, 8, 3)],
-        256: [(64, 64, 8, 2), (64, 32, 8, 2)],
-    },
-    "short": {
-        64: [(16, 128, 4, 2), (16, 64, 4, 3)],
-        128: [(16, 64, 4, 2), (16, 32, 4, 3)],
-        256: [(16, 32, 4, 2)],
-    },
+NVIDIA: Sizes = {
+    64: [(128, 64, 8, 3), (64, 64, 4, 3)],
+    128: [(128, 64, 8, 2), (128, 32, 8, 3)],
+    256: [(64, 64, 8, 2), (64, 32, 8, 2)],
 }
-AMD: dict[Form, Sizes] = {
-    "tiled": {64: [(128, 64, 4, 1)], 128: [(128, 64, 8, 1)], 256: [(64, 32, 4, 1)]},
-    "short": {64: [(16, 64, 4, 1)], 128: [(16, 64, 4, 1)], 256: [(16, 32, 4, 1)]},
+SM_80: Sizes = {  # operands take registers there, and the shared memory of its smaller kin is less
+    64: [(128, 64, 8, 3), (64, 32, 4, 3)],
+    128: [(128, 32, 8, 3), (64, 32, 8, 3)],
+    256: [(64, 32, 8, 2)],
 }
-# Of tiles with many rows, where keys and values come in 8 bits: making 16 of them takes registers.
+AMD: Sizes = {64: [(128, 64, 4, 1)], 128: [(128, 64, 8, 1)], 256: [(64, 32, 4, 1)]}
+# Where keys and values come in 8 bits: making 16 of them takes registers.
 NVIDIA_INT8: Sizes = {
     64: [(128, 64, 8, 3), (64, 64, 4, 3)],
     128: [(128, 32, 8, 2), (64, 32, 4, 2)],
     256: [(64, 32, 8, 2)],
 }
-# Of tiles with many rows on an A100, which keeps operands in registers; and there with groups that are no
-# powers of two.
-SM_80: Sizes = {**NVIDIA["tiled"], 256: [(64, 32, 8, 2)]}
-SM_80_ODD: Sizes = {64: [(128, 64, 8, 3)], 128: [(128, 32, 8, 3)], 256: [(64, 32, 8, 2)]}
-SM_80_ODD_INT8: Sizes = {64: [(128, 64, 8, 3)], 128: [(128, 32, 8, 2)], 256: [(64, 32, 8, 1)]}
+SM_80_INT8: Sizes = {
+    64: [(128, 64, 8, 3)],
+    128: [(128, 16, 8, 2), (64, 32, 8, 2)],
+    256: [(64, 16, 8, 2)],
+}
 AMD_INT8: Sizes = {64: [(128, 64, 4, 1)], 128: [(128, 32, 4, 1)], 256: [(64, 32, 4, 1)]}
+# Of sequences with few new tokens.
+NVIDIA_SHORT: Sizes = {
+    64: [(16, 128, 4, 2), (16, 64, 4, 3)],
+    128: [(16, 64, 4, 2), (16, 32, 4, 3)],
+    256: [(16, 32, 4, 2)],
+}
+AMD_SHORT: Sizes = {64: [(16, 64, 4, 1)], 128: [(16, 64, 4, 1)], 256: [(16, 32, 4, 1)]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +65,10 @@ class Case:
         return max(64, int(triton.next_power_of_2(self.head_dim)))
 
     @property
-    def is_odd(self) -> bool:
-        return bool(self.group & (self.group - 1))
-
-    @property
     def key(self) -> str:
         """Of the choice that tuning keeps."""
         bits = "int8 KV" if self.int8 else f"{8 * self.itemsize} bits"
-        return f"{self.form}, {'odd' if self.is_odd else 'even'} groups, heads of {self.block_d}, {bits}"
+        return f"{self.form}, heads of {self.block_d}, {bits}"
 
 
 def tile_of(case: Case, architecture: str) -> Tile:
@@ -82,19 +80,17 @@ def tile_of(case: Case, architecture: str) -> Tile:
 def candidates(case: Case, architecture: str) -> list[Tile]:
     """Before they are fitted."""
     if case.form == "short":
-        sizes = (AMD if is_amd(architecture) else NVIDIA)["short"]
-    elif architecture == "sm_80" and case.is_odd:
-        sizes = SM_80_ODD_INT8 if case.int8 else SM_80_ODD
-    elif case.int8:
-        sizes = AMD_INT8 if is_amd(architecture) else NVIDIA_INT8
+        sizes = AMD_SHORT if is_amd(architecture) else NVIDIA_SHORT
+    elif is_amd(architecture):
+        sizes = AMD_INT8 if case.int8 else AMD
     elif architecture == "sm_80":
-        sizes = SM_80
+        sizes = SM_80_INT8 if case.int8 else SM_80
     else:
-        sizes = (AMD if is_amd(architecture) else NVIDIA)["tiled"]
+        sizes = NVIDIA_INT8 if case.int8 else NVIDIA
     tiles = []
     for block_m, block_n, warps, stages in sizes[case.block_d]:
         if case.itemsize == 4:
-            block_m, block_n, stages = max(16, block_m // 2), 32, 1
+            block_m, block_n, warps, stages = max(16, block_m // 4), 32, 4, 1
         tiles.append(Tile({"BLOCK_D": case.block_d, "BLOCK_M": block_m, "BLOCK_N": block_n}, warps, stages))
     return tiles
 
