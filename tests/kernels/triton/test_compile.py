@@ -113,3 +113,17 @@ def test_occupancy_is_limited_by_registers_and_shared_memory(
     name: str, registers: int, shared: int, num_warps: int, expected: float
 ) -> None:
     assert ARCHITECTURES[name].occupancy(registers, shared, num_warps) == expected
+
+
+def test_every_launch_is_of_a_variant_that_is_compiled() -> None:
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.kernels.triton.launches"],
+        env=environment,
+        cwd=Path(__file__).parents[3],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "of 6 kernels" in result.stdout

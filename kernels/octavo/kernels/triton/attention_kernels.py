@@ -17,8 +17,11 @@ from octavo.kernels.triton.arithmetic import dot, tanh
 LOG2_E = tl.constexpr(1.4426950408889634)
 
 
-# Each divisibility of these would be a variant of its own, and compiled while a step waits for it.
-@triton.jit(do_not_specialize=["num_seqs", "max_blocks", "window"])
+# What divides these would make variants of their own, compiled while a step waits for them.
+@triton.jit(
+    do_not_specialize=["num_seqs", "max_blocks", "window"],
+    do_not_specialize_on_alignment=["numbers_ptr", "tables_ptr"],
+)
 def paged_attention_kernel(
     query_ptr,
     key_ptr,
@@ -157,7 +160,7 @@ def _sequence_of(tile, before_ptr, num_seqs, tokens_of_tile):
     return low - 1
 
 
-@triton.jit(do_not_specialize=["num_seqs", "num_splits"])
+@triton.jit(do_not_specialize=["num_seqs", "num_splits"], do_not_specialize_on_alignment=["numbers_ptr"])
 def add_partial_attention_kernel(
     partial_ptr,
     weights_ptr,

@@ -55,6 +55,8 @@ def variants() -> Iterator[Variant]:
         ("fp32", 128),
     ):
         yield _adding_variant(dtype, head_dim)
+    for splits in (2, 4, 8, 32, 64):
+        yield _adding_variant("bf16", 128, splits)
 
 
 def _variants(
@@ -123,12 +125,12 @@ def _variant(
     )
 
 
-def _adding_variant(dtype: str, head_dim: int) -> Variant:
+def _adding_variant(dtype: str, head_dim: int, splits: int = 16) -> Variant:
     block_d = Case("short", head_dim, 4, 16, 2, int8=False).block_d
     return Variant(
         kernel=add_partial_attention_kernel,
         dtype=dtype,
-        tile=Tile({"BLOCK_D": block_d, "BLOCK_M": 16, "SPLITS": 16}),
+        tile=Tile({"BLOCK_D": block_d, "BLOCK_M": 16, "SPLITS": splits}),
         arguments={
             "partial_ptr": "*fp32:16",
             "weights_ptr": "*fp32:16",

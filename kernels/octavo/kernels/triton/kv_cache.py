@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 Cache = Tensor | Int8Cache[Tensor]
 
 
-@triton.jit(do_not_specialize=["num_kv_heads"])
+@triton.jit(do_not_specialize=["num_kv_heads"], do_not_specialize_on_alignment=["slots_ptr"])
 def store_kv_kernel(
     key_ptr,
     value_ptr,
@@ -145,7 +145,7 @@ def variants() -> Iterator[Variant]:
                 "value_cache_ptr": cache,
                 "key_scales_ptr": scales,
                 "value_scales_ptr": scales,
-                "slots_ptr": "*i32:16",
+                "slots_ptr": "*i32",
                 "num_kv_heads": "i32",
                 "key_stride_token": "i32:16",
                 "key_stride_head": "i32:16",

@@ -22,7 +22,7 @@ WIDEST = 16384
 """Elements of a row that a program holds in registers."""
 
 
-@triton.jit(do_not_specialize=["num_rows"])
+@triton.jit(do_not_specialize=["num_rows", "rows_inner"])
 def rms_norm_kernel(
     x_ptr,
     delta_ptr,
