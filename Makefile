@@ -11,7 +11,7 @@ DEMO_PROMPT ?= Why is the sky blue? Answer in two sentences.
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-cluster test test-cluster bench bench-peers lint format coverage clean
+.PHONY: help install demo demo-cluster test test-cluster kernels bench bench-peers lint format coverage clean
 
 help: ## Show what there is to make.
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  \033[1m%-13s\033[0m %s\n", $$1, $$2}'
@@ -39,6 +39,9 @@ test: install ## Run everything that a machine without GPU and cluster can check
 test-cluster: install ## Run what needs a cluster, on the one of KUBECONFIG, with images by BUILD_IMAGE.
 	@KUBECONFIG="$${KUBECONFIG:-$$HOME/.kube/config}" BUILD_IMAGE="$(BUILD_IMAGE)" \
 		$(BIN)/python -m pytest tests/cluster $(PYTEST_ARGS)
+
+kernels: install ## Compile every GPU kernel for sm_80, sm_90, sm_100 and gfx942, no GPU needed; registers, spills, occupancy.
+	@$(BIN)/python -m octavo.kernels.triton.compile $(KERNELS_ARGS)
 
 coverage: install ## The tests with line coverage of engine, kernels and service.
 	@$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Protocol
 
 import pytest
+
+# Read when Triton is first imported, which Transformers does: too late in the tests of kernels.
+os.environ["TRITON_INTERPRET"] = "1"
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = (

@@ -9,6 +9,7 @@ DType = Literal["auto", "float32", "bfloat16", "float16"]
 Quantization = Literal["auto", "none", "int8", "int4"]
 KVCacheType = Literal["auto", "int8"]
 RunnerName = Literal["auto", "native", "torch"]
+KernelsName = Literal["auto", "reference", "triton"]
 Speculation = Literal["off", "ngram", "draft"]
 
 BLOCK_SIZE = 16
@@ -41,8 +42,7 @@ class EngineConfig:
     )
     kv_cache_dtype: KVCacheType = option(
         "auto",
-        "Type of keys and values: int8 has room for nearly twice as many tokens (native runner only); auto "
-        "is that of dtype.",
+        "Type of keys and values: int8 has room for nearly twice as many tokens; auto is that of dtype.",
     )
     runner: RunnerName = option(
         "auto",
@@ -53,6 +53,11 @@ class EngineConfig:
         1,
         "Ranks that compute each layer together: one process each, on a GPU each where there are GPUs. Must "
         "divide the model's query heads.",
+    )
+    kernels: KernelsName = option(
+        "auto",
+        "What the torch runner computes with: triton (kernels for GPUs; on a CPU in Triton's interpreter "
+        "only), reference (PyTorch's own), or auto: triton on a GPU.",
     )
     weight_cache: str | None = option(
         None,

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+if TYPE_CHECKING:
+    from octavo.kernels.cache import Int8Cache
 
 Tensor = TypeVar("Tensor")
 
@@ -11,12 +14,19 @@ class Ops(Protocol[Tensor]):
     """Shapes are in the docstrings; dtype is the model's (float32, bfloat16 or float16) unless one is named.
 
     A KV cache is [num_blocks, num_kv_heads, block_size, head_dim], one for keys and one for values per layer:
-    a block is one piece of memory, and so is each head's part of it.
+    a block is one piece of memory, and so is each head's part of it. Both may be `Int8Cache`s.
     """
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x: [..., n], weight: [n] → [..., n]: x / √(mean(x²) + eps) · weight, the norm in float32
         (Zhang and Sennrich, 2019)."""
+        ...
+
+    def add_rms_norm(self, x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """x, delta: [num_tokens, n], weight: [n] → the norm of x + delta, [num_tokens, n].
+
+        x becomes that sum, rounded to its type before the norm, as if the two were ops of their own.
+        """
         ...
 
     def rotary(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -56,11 +66,18 @@ class Ops(Protocol[Tensor]):
         """
         ...
 
-    def store_kv(self, key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, plan: Any) -> None:
+    def store_kv(
+        self,
+        key: Tensor,
+        value: Tensor,
+        key_cache: Tensor | Int8Cache[Tensor],
+        value_cache: Tensor | Int8Cache[Tensor],
+        plan: Any,
+    ) -> None:
         """key, value: [num_tokens, num_kv_heads, head_dim], put where the block tables have the tokens."""
         ...
 
-    def copy_blocks(self, cache: Tensor, copies: Tensor) -> None:
+    def copy_blocks(self, cache: Tensor | Int8Cache[Tensor], copies: Tensor) -> None:
         """cache: [num_blocks, ...], copies: int64 [num_copies, 2], (source, target). All sources are
         read before any target is written: a block freed in this step may be both."""
         ...
@@ -68,11 +85,13 @@ class Ops(Protocol[Tensor]):
     def paged_attention(
         self,
         query: Tensor,
-        key_cache: Tensor,
-        value_cache: Tensor,
+        key_cache: Tensor | Int8Cache[Tensor],
+        value_cache: Tensor | Int8Cache[Tensor],
         plan: Any,
         scale: float,
         window: int | None,
+        softcap: float | None = None,
+        sinks: Tensor | None = None,
     ) -> Tensor:
         """query: [num_tokens, num_heads, head_dim] → the same shape.
 
@@ -80,6 +99,8 @@ class Ops(Protocol[Tensor]):
         cache, their own included, found through its block table (Kwon et al., 2023, section 4.3). Query heads
         share key-value heads in groups, in order. With a window, a token sees itself and the `window - 1`
         before it.
+        softcap: scores s become softcap · tanh(s / softcap) (Gemma 2, section 2). sinks: [num_heads], a score
+        of each head for a key without a value, in the softmax of every token (gpt-oss's model card).
         """
         ...
 

@@ -76,8 +76,6 @@ def choose_runner(files: ModelFiles, config: EngineConfig) -> Literal["native", 
         raise ConfigError(
             f"quantization: only the native runner quantises weights (got {config.quantization!r})"
         )
-    if config.kv_cache_dtype == "int8":
-        raise ConfigError("kv_cache_dtype: only the native runner keeps keys and values as int8 (got 'int8')")
     return "torch"
 
 

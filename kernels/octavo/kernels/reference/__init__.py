@@ -2,6 +2,7 @@
 
 from octavo.kernels.reference.attention import paged_attention, plan_attention, store_kv
 from octavo.kernels.reference.decoder import (
+    add_rms_norm,
     copy_blocks,
     gated_activation,
     rms_norm,
@@ -11,6 +12,7 @@ from octavo.kernels.reference.linear import linear, pack_linear
 from octavo.kernels.reference.sampling import sample, score
 
 __all__ = [
+    "add_rms_norm",
     "copy_blocks",
     "gated_activation",
     "linear",

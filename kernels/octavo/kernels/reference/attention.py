@@ -16,7 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from octavo.kernels.cache import Int8Cache
+
 QUERY_PIECE = 128
+
+
+Cache = Tensor | Int8Cache[Tensor]
 
 
 @dataclass(slots=True)
@@ -48,8 +53,11 @@ class Group:
             ).masked_fill_(hidden, -torch.inf)
         return self.masks[window]
 
-    def gather(self, cache: Tensor) -> Tensor:
+    def gather(self, cache: Cache) -> Tensor:
         """The keys or values of these sequences, [num_seqs, num_kv_heads, num_keys, head_dim]."""
+        if isinstance(cache, Int8Cache):
+            scales = self.gather(cache.scales[..., None])
+            return (self.gather(cache.values) * scales).to(self.dtype)
         num_kv_heads, head_dim = cache.shape[1], cache.shape[3]
         # Flat rows are copied as wholes, ten times as fast as along one of four dimensions, and come out in
         # the order that attention is fastest in.
@@ -111,23 +119,44 @@ def plan_attention(
     )
 
 
-def store_kv(key: Tensor, value: Tensor, key_cache: Tensor, value_cache: Tensor, plan: Plan) -> None:
-    head_dim = key.shape[-1]
-    key_cache.view(-1, head_dim).index_copy_(0, plan.new_rows, key.reshape(-1, head_dim))
-    value_cache.view(-1, head_dim).index_copy_(0, plan.new_rows, value.reshape(-1, head_dim))
+def store_kv(key: Tensor, value: Tensor, key_cache: Cache, value_cache: Cache, plan: Plan) -> None:
+    for new, cache in ((key, key_cache), (value, value_cache)):
+        rows = new.reshape(-1, new.shape[-1])
+        if isinstance(cache, Int8Cache):
+            rows, scales = quantize(rows)
+            cache.scales.view(-1).index_copy_(0, plan.new_rows, scales)
+            cache = cache.values
+        cache.view(-1, new.shape[-1]).index_copy_(0, plan.new_rows, rows)
+
+
+def quantize(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """rows: [n, head_dim] → int8 as they are, and float32 [n], their scales: see `Int8Cache`."""
+    scales = rows.float().abs().amax(-1) / 127
+    scaled = rows.float() / scales.masked_fill(scales == 0, 1)[:, None]
+    return scaled.round().to(torch.int8), scales
 
 
 def paged_attention(
-    query: Tensor, key_cache: Tensor, value_cache: Tensor, plan: Plan, scale: float, window: int | None
+    query: Tensor,
+    key_cache: Cache,
+    value_cache: Cache,
+    plan: Plan,
+    scale: float,
+    window: int | None,
+    softcap: float | None = None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
     num_heads, head_dim = query.shape[1:]
-    num_kv_heads = key_cache.shape[1]
+    num_kv_heads = (key_cache.values if isinstance(key_cache, Int8Cache) else key_cache).shape[1]
     output = torch.empty_like(query)
     for group in plan.groups:
         num_seqs, query_len = group.query_positions.shape
         keys, values = group.gather(key_cache), group.gather(value_cache)
         q = query.index_select(0, group.tokens)
-        if query_len == 1:
+        if softcap is not None or sinks is not None:
+            q = q.view(num_seqs, query_len, num_heads, head_dim)
+            result = attention_by_parts(q, keys, values, group.mask(window), scale, softcap, sinks)
+        elif query_len == 1:
             q = q.view(num_seqs, num_kv_heads, num_heads // num_kv_heads, head_dim)
             scores = torch.add(group.mask(window), torch.matmul(q, keys.transpose(2, 3)), alpha=scale)
             result = torch.matmul(torch.softmax(scores, -1), values)
@@ -146,6 +175,35 @@ def paged_attention(
             ).transpose(1, 2)
         output.index_copy_(0, group.tokens, result.reshape(-1, num_heads, head_dim))
     return output
+
+
+def attention_by_parts(
+    query: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    mask: Tensor,
+    scale: float,
+    softcap: float | None,
+    sinks: Tensor | None,
+) -> Tensor:
+    """What torch's own attention has no word for, in float32.
+
+    query: [num_seqs, query_len, num_heads, head_dim] → the same; keys, values: of `Group.gather`; mask: of
+    `Group.mask`.
+    """
+    num_seqs, query_len, _, head_dim = query.shape
+    num_kv_heads = keys.shape[1]
+    q = query.view(num_seqs, query_len, num_kv_heads, -1, head_dim).permute(0, 2, 3, 1, 4).float()
+    scores = torch.matmul(q, keys[:, :, None].transpose(3, 4).float()) * scale
+    if softcap is not None:
+        scores = softcap * torch.tanh(scores / softcap)
+    scores = scores + mask[:, :, None].float()
+    if sinks is not None:
+        sink = sinks.float().view(1, num_kv_heads, -1, 1, 1).expand(*scores.shape[:-1], 1)
+        scores = torch.cat([scores, sink], -1)
+    weights = torch.softmax(scores, -1)[..., : keys.shape[2]]
+    result = torch.matmul(weights, values[:, :, None].float())
+    return result.permute(0, 3, 1, 2, 4).reshape(query.shape).to(query.dtype)
 
 
 def prefill_by_products(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: float) -> Tensor:

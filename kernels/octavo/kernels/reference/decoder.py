@@ -6,9 +6,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from octavo.kernels.cache import Int8Cache
+
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float) -> Tensor:
     return F.rms_norm(x, weight.shape, weight, eps)
+
+
+def add_rms_norm(x: Tensor, delta: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return rms_norm(x.add_(delta), weight, eps)
 
 
 def rotary(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -30,5 +36,9 @@ def gated_activation(x: Tensor, activation: str) -> Tensor:
     raise ValueError(f"unknown activation {activation!r}")
 
 
-def copy_blocks(cache: Tensor, copies: Tensor) -> None:
+def copy_blocks(cache: Tensor | Int8Cache[Tensor], copies: Tensor) -> None:
+    if isinstance(cache, Int8Cache):
+        copy_blocks(cache.values, copies)
+        copy_blocks(cache.scales, copies)
+        return
     cache.index_copy_(0, copies[:, 1], cache.index_select(0, copies[:, 0]))

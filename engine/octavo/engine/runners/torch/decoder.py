@@ -9,13 +9,15 @@ import torch
 from torch import Tensor
 
 from octavo.engine.models.rope import inverse_frequencies
+from octavo.kernels.cache import Int8Cache
 
 if TYPE_CHECKING:
     from octavo.engine.models.shard import Shard
     from octavo.engine.runners.torch.collectives import Collectives
     from octavo.kernels.ops import Ops
 
-Caches = list[tuple[Tensor, Tensor]]
+Cache = Tensor | Int8Cache[Tensor]
+Caches = list[tuple[Cache, Cache]]
 """Per layer the KV caches of keys and of values."""
 
 
@@ -95,20 +97,20 @@ class Decoder:
         spec, ops, together = self._spec, self._ops, self._collectives
         cos, sin = self._cos[step.positions], self._sin[step.positions]
         x = self._embed(step.token_ids)
-        for i, layer in enumerate(self._layers):
-            h = ops.rms_norm(x, layer.attention_norm, spec.norm_eps)
+        h = ops.rms_norm(x, self._layers[0].attention_norm, spec.norm_eps)
+        next_norms = [*(layer.attention_norm for layer in self._layers[1:]), self._final_norm]
+        for i, (layer, next_norm) in enumerate(zip(self._layers, next_norms, strict=True)):
             h = self._attention(h, layer, cos, sin, step, caches[i])
             if i == spec.num_layers - 1:
                 # Only the rows that are asked for matter from here on, and a prefill chunk may have none.
                 x, h = x[step.rows], h[step.rows]
                 if not len(step.rows):
                     return x.new_empty(0, sum(self._shard.vocabulary))
-            x += together.all_reduce(ops.linear(h, layer.o))
-            h = ops.rms_norm(x, layer.mlp_norm, spec.norm_eps)
+            attended = together.all_reduce(ops.linear(h, layer.o))
+            h = ops.add_rms_norm(x, attended, layer.mlp_norm, spec.norm_eps)
             h = ops.gated_activation(ops.linear(h, layer.gate_up), spec.activation)
-            x += together.all_reduce(ops.linear(h, layer.down))
-        logits = ops.linear(ops.rms_norm(x, self._final_norm, spec.norm_eps), self._output)
-        return together.gather(logits, self._shard.vocabulary)
+            h = ops.add_rms_norm(x, together.all_reduce(ops.linear(h, layer.down)), next_norm, spec.norm_eps)
+        return together.gather(ops.linear(h, self._output), self._shard.vocabulary)
 
     def _embed(self, token_ids: Tensor) -> Tensor:
         """[num_tokens, hidden_size]: each token's row is some rank's, and zeros on the others."""
@@ -120,7 +122,7 @@ class Decoder:
         return self._collectives.all_reduce(x)
 
     def _attention(
-        self, h: Tensor, layer: Layer, cos: Tensor, sin: Tensor, step: Step, caches: tuple[Tensor, Tensor]
+        self, h: Tensor, layer: Layer, cos: Tensor, sin: Tensor, step: Step, caches: tuple[Cache, Cache]
     ) -> Tensor:
         """h: [num_tokens, hidden_size] → [num_tokens, num_heads * head_dim]."""
         spec, ops = self._spec, self._ops

@@ -16,9 +16,10 @@ from octavo.engine.models.shard import Shard
 from octavo.engine.parallel.group import ALONE
 from octavo.engine.runners.drawing import draw
 from octavo.engine.runners.torch.collectives import join
-from octavo.engine.runners.torch.decoder import Caches, Decoder, Step
+from octavo.engine.runners.torch.decoder import Cache, Caches, Decoder, Step
+from octavo.engine.runners.torch.kernels import choose_kernels
 from octavo.engine.runners.torch.weights import load_weights
-from octavo.kernels import reference
+from octavo.kernels.cache import Int8Cache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -27,7 +28,6 @@ if TYPE_CHECKING:
     from octavo.engine.config import EngineConfig
     from octavo.engine.models.files import ModelFiles
     from octavo.engine.parallel.group import Group
-    from octavo.kernels.ops import Ops
 
 
 class TorchRunner:
@@ -49,8 +49,12 @@ class TorchRunner:
         self._device = _device(config.device, group)
         self._dtype = _dtype(config, files, self._device)
         self.device, self.dtype = str(self._device), str(self._dtype).removeprefix("torch.")
+        self._int8_cache = config.kv_cache_dtype == "int8"
         self.block_bytes = BLOCK_SIZE * spec.kv_elements_per_token * self._dtype.itemsize
-        self._ops: Ops[torch.Tensor] = reference
+        if self._int8_cache:
+            num_scales = spec.kv_elements_per_token // spec.head_dim
+            self.block_bytes = BLOCK_SIZE * (spec.kv_elements_per_token + 4 * num_scales)
+        self._ops = choose_kernels(config, spec, self._device)
         self._caches: Caches = []
         self._check_weights_fit(files)
         if self._device.type == "cpu":
@@ -88,7 +92,7 @@ class TorchRunner:
         shape = (num_blocks, spec.num_kv_heads, BLOCK_SIZE, spec.head_dim)
         # Zeros, not garbage: padding is masked after the product, and a NaN survives any mask.
         try:
-            self._caches = [(self._zeros(shape), self._zeros(shape)) for _ in range(spec.num_layers)]
+            self._caches = [(self._cache(shape), self._cache(shape)) for _ in range(spec.num_layers)]
         except (RuntimeError, MemoryError) as error:
             needed = num_blocks * self.block_bytes / 2**30
             raise ConfigError(f"kv_cache_memory: {needed:.1f} GiB could not be allocated: {error}") from error
@@ -99,6 +103,8 @@ class TorchRunner:
 
     def logits(self, batch: Batch) -> torch.Tensor:
         """All of a step but the sampling: [num_rows + num_scored, vocab_size], as the model has them."""
+        if self._device.type == "cuda" and self._device.index is not None:
+            torch.cuda.set_device(self._device)  # this thread's; Triton launches there, whatever it is given
         if len(batch.copies):
             copies = self._tensor(batch.copies)
             for caches in self._caches:
@@ -121,12 +127,17 @@ class TorchRunner:
         )
         return self._decoder.logits(step, self._caches)
 
-    def _zeros(self, shape: tuple[int, ...]) -> torch.Tensor:
+    def _cache(self, shape: tuple[int, ...]) -> Cache:
+        if self._int8_cache:
+            return Int8Cache(self._zeros(shape, torch.int8), self._zeros(shape[:-1], torch.float32))
+        return self._zeros(shape, self._dtype)
+
+    def _zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> torch.Tensor:
         if self._device.type != "cpu":
-            return torch.zeros(shape, dtype=self._dtype, device=self._device)
+            return torch.zeros(shape, dtype=dtype, device=self._device)
         # NumPy's zeros are pages that the kernel gives when they are first written; torch's are written at
         # once, which takes seconds and the memory.
-        return torch.from_numpy(np.zeros((*shape, self._dtype.itemsize), np.uint8)).view(self._dtype)[..., 0]
+        return torch.from_numpy(np.zeros((*shape, dtype.itemsize), np.uint8)).view(dtype)[..., 0]
 
     def _tensor(self, values: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(values.astype(np.int64)).to(self._device)

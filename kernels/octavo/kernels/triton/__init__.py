@@ -1,0 +1,37 @@
+"""The ops as Triton kernels: the GPU's room.
+
+Without a GPU, Triton's interpreter runs them, slowly, where TRITON_INTERPRET=1 was set before Triton was
+first imported; and its compiler checks them (`make kernels`). The interpreter has no arithmetic in bfloat16:
+a kernel computes in float32, says where it rounds, and multiplies matrices with `arithmetic.dot`.
+"""
+
+from octavo.kernels.reference import copy_blocks, linear, pack_linear, sample, score
+from octavo.kernels.triton import activation, attention_variants, kv_cache, norm
+from octavo.kernels.triton import rotary as _rotary
+from octavo.kernels.triton.activation import gated_activation
+from octavo.kernels.triton.attention import paged_attention
+from octavo.kernels.triton.kv_cache import store_kv
+from octavo.kernels.triton.norm import add_rms_norm, rms_norm
+from octavo.kernels.triton.plan import plan_attention
+from octavo.kernels.triton.refusal import refusal
+from octavo.kernels.triton.rotary import rotary
+
+MODULES = (norm, _rotary, activation, kv_cache, attention_variants)
+"""Every module with kernels: see `registry`."""
+
+__all__ = [
+    "MODULES",
+    "add_rms_norm",
+    "copy_blocks",
+    "gated_activation",
+    "linear",
+    "pack_linear",
+    "paged_attention",
+    "plan_attention",
+    "refusal",
+    "rms_norm",
+    "rotary",
+    "sample",
+    "score",
+    "store_kv",
+]

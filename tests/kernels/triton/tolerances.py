@@ -1,0 +1,16 @@
+"""How far two computations of the same may be apart by rounding, by type."""
+
+from __future__ import annotations
+
+import torch
+
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 1.6e-2, torch.float16: 2e-3}
+"""Two units in the last place of the half types: the interpreter truncates to bfloat16, where cards round."""
+
+
+def close(actual: torch.Tensor, expected: torch.Tensor) -> None:
+    assert actual.dtype is expected.dtype
+    tolerance = TOLERANCE[expected.dtype]
+    torch.testing.assert_close(actual.float(), expected.float(), atol=tolerance, rtol=tolerance)
