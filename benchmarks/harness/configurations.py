@@ -36,7 +36,7 @@ class Configuration:
 
 CONFIGURATIONS = (
     Configuration("bf16", {"dtype": "bfloat16", "quantization": "none"}, 2.0),
-    # As OpenVINO's CPU plugin has them: keys and values in 8 bits unless it is told otherwise, and beside weights
+    # As OpenVINO's CPU plugin has them: keys and values in 8 bits unless it is told otherwise, beside weights
     # of 16 bits, too.
     Configuration("int8", {"dtype": "bfloat16", "quantization": "int8", "kv_cache_dtype": "int8"}, 1.0),
     Configuration("4-bit", {"dtype": "auto", "quantization": "auto"}, None),

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from octavo.engine.memory import available_cpus, available_memory
+from octavo.engine.memory import available_cpus
 from octavo.kernels.cpu import probe
 
 
@@ -29,12 +27,8 @@ class Limits:
         )
 
 
-MOST_WARMED = 8 << 30
-
-
 def measure(bf16: float | None = None, int8: float | None = None) -> Limits:
     """bf16, int8: rates that are known better."""
-    warm_memory(min(available_memory() // 2, MOST_WARMED))
     found = probe.measure(available_cpus())
     return Limits(
         memory_read=found.memory_read,
@@ -43,16 +37,6 @@ def measure(bf16: float | None = None, int8: float | None = None) -> Limits:
         processor=processor(),
         cpus=available_cpus(),
     )
-
-
-def warm_memory(num_bytes: int) -> None:
-    """Has so much memory written once, and given back.
-
-    The host of a virtual machine gives it a page when that is first written, which takes ten times as long as
-    clearing one. Whoever is measured first would pay for that.
-    """
-    words = f"bytearray({num_bytes})[::4096] = bytes({-(-num_bytes // 4096)})"
-    subprocess.run([sys.executable, "-c", words], check=True)
 
 
 def processor() -> str:
