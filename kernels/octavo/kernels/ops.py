@@ -49,6 +49,24 @@ class Ops(Protocol[Tensor]):
         """x: [num_tokens, n], layer: of `pack_linear` → [num_tokens, m]."""
         ...
 
+    def pack_quantized(self, weight: Tensor, bias: Tensor | None, form: str, group: int | None = None) -> Any:
+        """weight: [m, n], bias: [m] → what `quantized_linear` takes, its weights rounded to `form`:
+
+        fp8: e4m3, a scale for each row; activations are rounded to it too, by a scale for each token.
+        fp8_weights: the same weights with activations as they are. A room for which the GPU has no products
+            of fp8 makes this of fp8.
+        int8: signed, a scale for each row or each `group` of its weights; activations too, a scale for each
+            token. Sums of products are exact within what shares a scale.
+        int4: scale · q + minimum for each `group`, 32, 64 or 128 weights of a row, with activations as they
+            are; n is a multiple of it.
+        ValueError for another form, or a group that the form has not.
+        """
+        ...
+
+    def quantized_linear(self, x: Tensor, layer: Any) -> Tensor:
+        """x: [num_tokens, n], layer: of `pack_quantized` → [num_tokens, m]."""
+        ...
+
     def plan_attention(
         self,
         query_lens: Any,

@@ -9,6 +9,7 @@ from octavo.kernels.reference.decoder import (
     rotary,
 )
 from octavo.kernels.reference.linear import linear, pack_linear
+from octavo.kernels.reference.quantized import pack_quantized, quantized_linear
 from octavo.kernels.reference.sampling import sample, score
 
 __all__ = [
@@ -17,8 +18,10 @@ __all__ = [
     "gated_activation",
     "linear",
     "pack_linear",
+    "pack_quantized",
     "paged_attention",
     "plan_attention",
+    "quantized_linear",
     "rms_norm",
     "rotary",
     "sample",

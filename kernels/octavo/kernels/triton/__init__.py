@@ -6,17 +6,31 @@ a kernel computes in float32, says where it rounds, and multiplies matrices with
 """
 
 from octavo.kernels.reference import copy_blocks, linear, pack_linear, sample, score
-from octavo.kernels.triton import activation, attention_variants, kv_cache, norm
+from octavo.kernels.triton import (
+    activation,
+    attention_variants,
+    kv_cache,
+    norm,
+    quantized,
+)
 from octavo.kernels.triton import rotary as _rotary
 from octavo.kernels.triton.activation import gated_activation
 from octavo.kernels.triton.attention import paged_attention
 from octavo.kernels.triton.kv_cache import store_kv
 from octavo.kernels.triton.norm import add_rms_norm, rms_norm
 from octavo.kernels.triton.plan import plan_attention
+from octavo.kernels.triton.quantized import pack_quantized, quantized_linear
 from octavo.kernels.triton.refusal import refusal
 from octavo.kernels.triton.rotary import rotary
 
-MODULES = (norm, _rotary, activation, kv_cache, attention_variants)
+MODULES = (
+    norm,
+    _rotary,
+    activation,
+    kv_cache,
+    attention_variants,
+    quantized,
+)
 """Every module with kernels: see `registry`."""
 
 __all__ = [
@@ -26,8 +40,10 @@ __all__ = [
     "gated_activation",
     "linear",
     "pack_linear",
+    "pack_quantized",
     "paged_attention",
     "plan_attention",
+    "quantized_linear",
     "refusal",
     "rms_norm",
     "rotary",
