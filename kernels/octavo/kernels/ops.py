@@ -67,6 +67,25 @@ class Ops(Protocol[Tensor]):
         """x: [num_tokens, n], layer: of `pack_quantized` → [num_tokens, m]."""
         ...
 
+    def route(self, logits: Tensor, top_k: int, renormalize: bool) -> tuple[Tensor, Tensor]:
+        """logits: [num_tokens, num_experts] → float32 and int32 [num_tokens, top_k].
+
+        The softmax's top_k weights, in float32, likeliest first, of equals the first expert first, and whose
+        they are. renormalize: divided by their sum.
+        """
+        ...
+
+    def mixture_of_experts(
+        self, x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, experts: Tensor, activation: str
+    ) -> Tensor:
+        """x: [num_tokens, n]; gate_up: [num_experts, 2 · m, n], gate before up; down: [num_experts, n, m];
+        weights, experts: as of `route` → [num_tokens, n].
+
+        The sum over a token's experts of weight · down(activation(gate) · up) (Shazeer et al., 2017, section
+        2); expert -1 is none. activation: as of `gated_activation`.
+        """
+        ...
+
     def plan_attention(
         self,
         query_lens: Any,

@@ -8,6 +8,7 @@ from octavo.kernels.reference.decoder import (
     rms_norm,
     rotary,
 )
+from octavo.kernels.reference.experts import mixture_of_experts, route
 from octavo.kernels.reference.linear import linear, pack_linear
 from octavo.kernels.reference.quantized import pack_quantized, quantized_linear
 from octavo.kernels.reference.sampling import sample, score
@@ -17,6 +18,7 @@ __all__ = [
     "copy_blocks",
     "gated_activation",
     "linear",
+    "mixture_of_experts",
     "pack_linear",
     "pack_quantized",
     "paged_attention",
@@ -24,6 +26,7 @@ __all__ = [
     "quantized_linear",
     "rms_norm",
     "rotary",
+    "route",
     "sample",
     "score",
     "store_kv",

@@ -9,19 +9,24 @@ from octavo.kernels.reference import copy_blocks, linear, pack_linear, sample, s
 from octavo.kernels.triton import (
     activation,
     attention_variants,
+    experts,
+    grouping,
     kv_cache,
     norm,
     quantized,
+    routing,
 )
 from octavo.kernels.triton import rotary as _rotary
 from octavo.kernels.triton.activation import gated_activation
 from octavo.kernels.triton.attention import paged_attention
+from octavo.kernels.triton.experts import mixture_of_experts
 from octavo.kernels.triton.kv_cache import store_kv
 from octavo.kernels.triton.norm import add_rms_norm, rms_norm
 from octavo.kernels.triton.plan import plan_attention
 from octavo.kernels.triton.quantized import pack_quantized, quantized_linear
 from octavo.kernels.triton.refusal import refusal
 from octavo.kernels.triton.rotary import rotary
+from octavo.kernels.triton.routing import route
 
 MODULES = (
     norm,
@@ -30,6 +35,9 @@ MODULES = (
     kv_cache,
     attention_variants,
     quantized,
+    grouping,
+    routing,
+    experts,
 )
 """Every module with kernels: see `registry`."""
 
@@ -39,6 +47,7 @@ __all__ = [
     "copy_blocks",
     "gated_activation",
     "linear",
+    "mixture_of_experts",
     "pack_linear",
     "pack_quantized",
     "paged_attention",
@@ -47,6 +56,7 @@ __all__ = [
     "refusal",
     "rms_norm",
     "rotary",
+    "route",
     "sample",
     "score",
     "store_kv",
