@@ -86,6 +86,22 @@ class Ops(Protocol[Tensor]):
         """
         ...
 
+    def plan_adapters(self, adapters: Any, num_adapters: int, like: Tensor) -> Any:
+        """What `add_adapters` needs to know of a step, worked out once for all layers.
+
+        adapters: NumPy int32 [num_tokens], each token's adapter, -1 for none. like: a tensor on the device.
+        """
+        ...
+
+    def add_adapters(self, output: Tensor, x: Tensor, a: Tensor, b: Tensor, plan: Any) -> None:
+        """output: [num_tokens, m], x: [num_tokens, n]; a: [num_adapters, rank, n], b: [num_adapters, m,
+        rank].
+
+        output += b · a · x with each token's adapter, in place (Hu et al., 2021). The rank is at most 64; an
+        adapter of a lower one is padded with zeros, and a factor of its product is part of its b.
+        """
+        ...
+
     def plan_attention(
         self,
         query_lens: Any,

@@ -8,6 +8,7 @@ a kernel computes in float32, says where it rounds, and multiplies matrices with
 from octavo.kernels.reference import copy_blocks, linear, pack_linear, sample, score
 from octavo.kernels.triton import (
     activation,
+    adapters,
     attention_variants,
     experts,
     grouping,
@@ -18,6 +19,7 @@ from octavo.kernels.triton import (
 )
 from octavo.kernels.triton import rotary as _rotary
 from octavo.kernels.triton.activation import gated_activation
+from octavo.kernels.triton.adapters import add_adapters, plan_adapters
 from octavo.kernels.triton.attention import paged_attention
 from octavo.kernels.triton.experts import mixture_of_experts
 from octavo.kernels.triton.kv_cache import store_kv
@@ -38,11 +40,13 @@ MODULES = (
     grouping,
     routing,
     experts,
+    adapters,
 )
 """Every module with kernels: see `registry`."""
 
 __all__ = [
     "MODULES",
+    "add_adapters",
     "add_rms_norm",
     "copy_blocks",
     "gated_activation",
@@ -51,6 +55,7 @@ __all__ = [
     "pack_linear",
     "pack_quantized",
     "paged_attention",
+    "plan_adapters",
     "plan_attention",
     "quantized_linear",
     "refusal",
