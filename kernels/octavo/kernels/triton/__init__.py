@@ -5,7 +5,7 @@ first imported; and its compiler checks them (`make kernels`). The interpreter h
 a kernel computes in float32, says where it rounds, and multiplies matrices with `arithmetic.dot`.
 """
 
-from octavo.kernels.reference import copy_blocks, linear, pack_linear, sample, score
+from octavo.kernels.reference import copy_blocks, linear, pack_linear
 from octavo.kernels.triton import (
     activation,
     adapters,
@@ -16,6 +16,7 @@ from octavo.kernels.triton import (
     norm,
     quantized,
     routing,
+    sampling,
 )
 from octavo.kernels.triton import rotary as _rotary
 from octavo.kernels.triton.activation import gated_activation
@@ -29,6 +30,7 @@ from octavo.kernels.triton.quantized import pack_quantized, quantized_linear
 from octavo.kernels.triton.refusal import refusal
 from octavo.kernels.triton.rotary import rotary
 from octavo.kernels.triton.routing import route
+from octavo.kernels.triton.sampling import sample, score
 
 MODULES = (
     norm,
@@ -41,6 +43,7 @@ MODULES = (
     routing,
     experts,
     adapters,
+    sampling,
 )
 """Every module with kernels: see `registry`."""
 
