@@ -49,6 +49,59 @@ class Ops(Protocol[Tensor]):
         """x: [num_tokens, n], layer: of `pack_linear` → [num_tokens, m]."""
         ...
 
+    def pack_quantized(self, weight: Tensor, bias: Tensor | None, form: str, group: int | None = None) -> Any:
+        """weight: [m, n], bias: [m] → what `quantized_linear` takes, its weights rounded to `form`:
+
+        fp8: e4m3, a scale for each row; activations are rounded to it too, by a scale for each token.
+        fp8_weights: the same weights with activations as they are. A room for which the GPU has no products
+            of fp8 makes this of fp8.
+        int8: signed, a scale for each row or each `group` of its weights; activations too, a scale for each
+            token. Sums of products are exact within what shares a scale.
+        int4: scale · q + minimum for each `group`, 32, 64 or 128 weights of a row, with activations as they
+            are; n is a multiple of it.
+        ValueError for another form, or a group that the form has not.
+        """
+        ...
+
+    def quantized_linear(self, x: Tensor, layer: Any) -> Tensor:
+        """x: [num_tokens, n], layer: of `pack_quantized` → [num_tokens, m]."""
+        ...
+
+    def route(self, logits: Tensor, top_k: int, renormalize: bool) -> tuple[Tensor, Tensor]:
+        """logits: [num_tokens, num_experts] → float32 and int32 [num_tokens, top_k].
+
+        The softmax's top_k weights, in float32, likeliest first, of equals the first expert first, and whose
+        they are. renormalize: divided by their sum.
+        """
+        ...
+
+    def mixture_of_experts(
+        self, x: Tensor, gate_up: Tensor, down: Tensor, weights: Tensor, experts: Tensor, activation: str
+    ) -> Tensor:
+        """x: [num_tokens, n]; gate_up: [num_experts, 2 · m, n], gate before up; down: [num_experts, n, m];
+        weights, experts: as of `route` → [num_tokens, n].
+
+        The sum over a token's experts of weight · down(activation(gate) · up) (Shazeer et al., 2017, section
+        2); expert -1 is none. activation: as of `gated_activation`.
+        """
+        ...
+
+    def plan_adapters(self, adapters: Any, num_adapters: int, like: Tensor) -> Any:
+        """What `add_adapters` needs to know of a step, worked out once for all layers.
+
+        adapters: NumPy int32 [num_tokens], each token's adapter, -1 for none. like: a tensor on the device.
+        """
+        ...
+
+    def add_adapters(self, output: Tensor, x: Tensor, a: Tensor, b: Tensor, plan: Any) -> None:
+        """output: [num_tokens, m], x: [num_tokens, n]; a: [num_adapters, rank, n], b: [num_adapters, m,
+        rank].
+
+        output += b · a · x with each token's adapter, in place (Hu et al., 2021). The rank is at most 64; an
+        adapter of a lower one is padded with zeros, and a factor of its product is part of its b.
+        """
+        ...
+
     def plan_attention(
         self,
         query_lens: Any,

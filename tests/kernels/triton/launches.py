@@ -16,8 +16,9 @@ from triton.runtime.jit import JITFunction
 
 from octavo.kernels import triton
 from octavo.kernels.cache import Int8Cache
-from octavo.kernels.triton import architectures, attention
+from octavo.kernels.triton import architectures, attention, experts, quantized
 from octavo.kernels.triton.compile import all_variants
+from tests.kernels.test_sampling import batch
 
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
 
@@ -75,13 +76,34 @@ def call_every_op() -> None:
         for cache in (whole, quantized):
             triton.store_kv(rotated[:, HEADS:], packed[:, -KV_HEADS:], cache, cache, plan)
             triton.paged_attention(rotated[:, :HEADS], cache, cache, plan, 0.1, None)
+    call_products(x)
     attention.multiprocessors = lambda: 1
     triton.paged_attention(rotated[:, :HEADS], whole, whole, plan, 0.1, 100)
 
 
+def call_products(x: torch.Tensor) -> None:
+    few, some = x[:5], torch.zeros(300, 1024, dtype=torch.bfloat16)
+    weight = torch.zeros(512, 1024, dtype=torch.bfloat16)
+    forms = [("fp8", None), ("int8", None), ("int8", 128), ("int4", 64)]
+    for form, group in forms:
+        layer = triton.pack_quantized(weight, weight[:, 0].contiguous(), form, group)
+        for rows in (few, x, some):
+            triton.quantized_linear(rows, layer)
+    weights = torch.zeros(8, 512, 1024, dtype=torch.bfloat16), torch.zeros(8, 1024, 256, dtype=torch.bfloat16)
+    triton.mixture_of_experts(x, *weights, *triton.route(x[:, :8].contiguous(), 2, True), "silu")
+    for rank in (8, 16):
+        a, b = x.new_zeros(4, rank, 1024), x.new_zeros(4, 512, rank)
+        plan = triton.plan_adapters(np.arange(5, dtype=np.int32) % 4, 4, few)
+        triton.add_adapters(x.new_zeros(5, 512), few, a, b, plan)
+    for masks in (None, np.zeros((1, 4008), np.uint32)):
+        rows = batch(3, top_k=5, mask_rows=[] if masks is None else [1], masks=masks)
+        triton.sample(x.new_zeros(3, 128_256), rows)
+
+
 def main() -> int:
     driver.set_active(NoGPU())
-    architectures.current_architecture = attention.current_architecture = lambda: "sm_90"
+    for module in (architectures, attention, experts, quantized):
+        module.current_architecture = lambda: "sm_90"  # type: ignore[attr-defined]
     launches: list[Launch] = []
     JITFunction.run = recorded(launches)
     call_every_op()

@@ -19,22 +19,7 @@ def sample(logits: Tensor, sampling: Any) -> Sampled:
         return torch.from_numpy(values).to(logits.device)
 
     reported = torch.log_softmax(logits.float(), -1) if (sampling.logprobs >= 0).any() else None
-    logits = logits.float()
-    searched = np.flatnonzero(sampling.candidates)
-    if len(searched):
-        at = tensor(searched)
-        logits = logits.index_copy(0, at, torch.log_softmax(logits[at], -1))
-    if len(sampling.seen_rows):
-        rows, tokens = tensor(sampling.seen_rows).long(), tensor(sampling.seen_tokens).long()
-        counts, seen = tensor(sampling.seen_counts), logits[rows, tokens]
-        repetition = tensor(sampling.repetition)[rows]
-        seen = torch.where(seen > 0, seen / repetition, seen * repetition)
-        seen -= tensor(sampling.frequency)[rows] * counts + tensor(sampling.presence)[rows] * (counts > 0)
-        logits = logits.index_put((rows, tokens), seen)
-    if len(sampling.bias_rows):
-        where = (tensor(sampling.bias_rows).long(), tensor(sampling.bias_tokens).long())
-        logits = logits.index_put(where, tensor(sampling.bias_values), accumulate=True)
-
+    logits = adjust(logits, sampling).float()
     if len(sampling.mask_rows):
         bits = np.unpackbits(sampling.masks().view(np.uint8), axis=-1, bitorder="little")
         forbidden = np.zeros(logits.shape, np.bool_)
@@ -57,20 +42,46 @@ def sample(logits: Tensor, sampling: Any) -> Sampled:
         token_ids[at] = torch.searchsorted(below, point, right=True)[:, 0]
 
     chosen = token_ids.to(torch.int32).cpu().numpy()
-    best = _likeliest(logits, int(sampling.candidates.max())) if len(searched) else (None, None)
+    searched = int(sampling.candidates.max(initial=0))
+    best = likeliest(logits, searched) if searched else (None, None)
     if reported is None:
         return chosen, None, None, None, *best
     chosen_logprobs = reported.gather(-1, token_ids[:, None])[:, 0].cpu().numpy()
-    return chosen, chosen_logprobs, *_likeliest(reported, int(sampling.logprobs.max())), *best
+    return chosen, chosen_logprobs, *likeliest(reported, int(sampling.logprobs.max())), *best
+
+
+def adjust(logits: Tensor, sampling: Any) -> Tensor:
+    """The logits, or, float32, log-probabilities for rows of a beam search and what penalties and biases
+    make of both."""
+
+    def tensor(values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(logits.device)
+
+    searched = np.flatnonzero(sampling.candidates)
+    if len(searched):
+        at = tensor(searched)
+        logits = logits.float().index_copy(0, at, torch.log_softmax(logits[at].float(), -1))
+    if len(sampling.seen_rows):
+        logits = logits.float()
+        rows, tokens = tensor(sampling.seen_rows).long(), tensor(sampling.seen_tokens).long()
+        counts, seen = tensor(sampling.seen_counts), logits[rows, tokens]
+        repetition = tensor(sampling.repetition)[rows]
+        seen = torch.where(seen > 0, seen / repetition, seen * repetition)
+        seen -= tensor(sampling.frequency)[rows] * counts + tensor(sampling.presence)[rows] * (counts > 0)
+        logits = logits.index_put((rows, tokens), seen)
+    if len(sampling.bias_rows):
+        where = (tensor(sampling.bias_rows).long(), tensor(sampling.bias_tokens).long())
+        logits = logits.float().index_put(where, tensor(sampling.bias_values), accumulate=True)
+    return logits
 
 
 def score(logits: Tensor, targets: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     logprobs = torch.log_softmax(logits.float(), -1)
     at = torch.from_numpy(targets).to(logits.device).long()
-    return logprobs.gather(-1, at[:, None])[:, 0].cpu().numpy(), *_likeliest(logprobs, most)
+    return logprobs.gather(-1, at[:, None])[:, 0].cpu().numpy(), *likeliest(logprobs, most)
 
 
-def _likeliest(values: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
+def likeliest(values: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Tokens, int32, and their values, float32, likeliest first: [num_rows, count] each."""
     top = values.topk(count, -1)
     return top.indices.to(torch.int32).cpu().numpy(), top.values.cpu().numpy()

@@ -24,6 +24,17 @@ TILE = Tile({"BLOCK": 1024})
 
 
 @triton.jit
+def activate(gate, ACTIVATION: tl.constexpr):
+    if ACTIVATION == 0:
+        active = gate / (1.0 + tl.exp(-gate))
+    elif ACTIVATION == 1:
+        active = 0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476))
+    else:
+        active = 0.5 * gate * (1.0 + tanh(0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)))
+    return active
+
+
+@triton.jit
 def gated_activation_kernel(x_ptr, out_ptr, n, ACTIVATION: tl.constexpr, BLOCK: tl.constexpr):
     """A program computes BLOCK elements of one row."""
     row = tl.program_id(0).to(tl.int64)
@@ -31,12 +42,7 @@ def gated_activation_kernel(x_ptr, out_ptr, n, ACTIVATION: tl.constexpr, BLOCK: 
     mask = columns < n
     gate = tl.load(x_ptr + row * 2 * n + columns, mask=mask, other=0.0).to(tl.float32)
     up = tl.load(x_ptr + row * 2 * n + n + columns, mask=mask, other=0.0).to(tl.float32)
-    if ACTIVATION == 0:
-        active = gate / (1.0 + tl.exp(-gate))
-    elif ACTIVATION == 1:
-        active = 0.5 * gate * (1.0 + tl.erf(gate * 0.7071067811865476))
-    else:
-        active = 0.5 * gate * (1.0 + tanh(0.7978845608028654 * (gate + 0.044715 * gate * gate * gate)))
+    active = activate(gate, ACTIVATION)
     tl.store(out_ptr + row * n + columns, (active * up).to(out_ptr.dtype.element_ty), mask=mask)
 
 
