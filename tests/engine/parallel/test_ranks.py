@@ -118,8 +118,13 @@ def test_ctrl_c_waits_for_the_end_of_a_step_and_costs_no_model(
 
     with monkeypatch.context() as patch:
         patch.setattr(own, "run", interrupted)
-        with pytest.raises(KeyboardInterrupt):
-            llm.generate([[5] * 40] * 8, SamplingParams(**GREEDY), progress=False)
+        # As in a terminal: tests that run in the background find SIGINT ignored.
+        handler = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            with pytest.raises(KeyboardInterrupt):
+                llm.generate([[5] * 40] * 8, SamplingParams(**GREEDY), progress=False)
+        finally:
+            signal.signal(signal.SIGINT, handler)
     assert llm._engine.load().held_blocks == 0
     assert answers(llm) == before
 

@@ -15,7 +15,6 @@ struct Single {
         return fma(load_as<f32x16>(column), splat(*reinterpret_cast<const float*>(row)), acc);
     }
     INLINE void put(Element* to, f32x16 v) { store(to, v); }
-    INLINE Element one(float x) { return x; }
 };
 
 struct Pair {
@@ -26,7 +25,6 @@ struct Pair {
         return dot_pairs(acc, load_as<u32x16>(column), splat(*reinterpret_cast<const uint32_t*>(row)));
     }
     INLINE void put(Element* to, f32x16 v) { store_bf16(to, v); }
-    INLINE Element one(float x) { return to_bf16(splat(x))[0]; }
 };
 
 // Of bytes only products of unsigned and signed ones are there.
@@ -55,8 +53,8 @@ struct UnsignedRows {
 // second-level cache); a cache line of each is fetched per step, `ahead_step` bytes after the last.
 template <class Kind, int R, int V, int AHEAD = 0, bool SOON = true>
 INLINE void accumulate(
-    typename Kind::Sum (&acc)[R][V], const char* rows, size_t row_stride, const char* const (&columns)[V], size_t column_step,
-    int steps, const char* const* ahead = nullptr, size_t ahead_step = 64) {
+    typename Kind::Sum (&acc)[R][V], const char* rows, size_t row_stride, const char* const (&columns)[V],
+    size_t column_step, int steps, const char* const* ahead = nullptr, size_t ahead_step = 64) {
     for (int i = 0; i < steps; i++) {
 #pragma GCC unroll 4
         for (int p = 0; p < AHEAD; p++) prefetch<SOON>(ahead[p] + i * ahead_step);

@@ -163,7 +163,8 @@ struct Attend {
 
     void run() {
         for (int row = 0; row < num_rows; row++) {
-            take_query(row, static_cast<const Query*>(a.queries) + token(row) * a.query_stride + head(row) * a.head_dim);
+            const size_t at = token(row) * a.query_stride + head(row) * a.head_dim;
+            take_query(row, static_cast<const Query*>(a.queries) + at);
             states[row] = {MINUS_INFINITY, 0, outs + size_t(row) * a.head_dim};
         }
         for (int chunk = task.first_chunk; chunk < task.last_chunk; chunk++) {
@@ -205,7 +206,7 @@ struct Attend {
         const int last = int(of.block_table - table) + of.num_blocks - 1;
         for (int i = 0; i < COUNT; i++) {
             // A chunk whose heads are computed one after another is fetched in the order in which it lies in memory,
-            // a part during each head of the chunk before: half as fast again as head by head.
+            // a part during each head of the chunk before.
             const int at = of.heads_together ? kv_head * COUNT + i : i;
             const int block = of.heads_together ? at / a.num_kv_heads : i;
             const int head = of.heads_together ? at % a.num_kv_heads : here ? kv_head : next.kv_head;

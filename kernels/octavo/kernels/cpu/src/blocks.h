@@ -44,8 +44,8 @@ struct PlainBlocks {
 };
 
 // Keys and values in bytes, each token's head with a scale: float[16] of keys and float[16] of values at the end. Keys
-// are unsigned, counted from 128. They are multiplied as bytes, exactly: with queries rounded to bytes, and with weights
-// of 16 bits, as a row of their upper and one of their lower bytes.
+// are unsigned, counted from 128. They are multiplied as bytes, exactly: with queries rounded to bytes, and with
+// weights of 16 bits, as a row of their upper and one of their lower bytes.
 struct ByteBlocks {
     using QueryKind = Single;  // rounded when attention takes them
     using KeyKind = UnsignedColumns;

@@ -31,7 +31,10 @@ INLINE void unpack(const char* from, u32x16 (&quads)[8]) {
 template <int FORM>
 struct GroupForm {
     static constexpr int MOST_ROWS = TILE_ROWS, FEW_ROWS = std::min(TILE_ROWS, 4);
-    static constexpr int tile_rows(int rows) { return rows <= FEW_ROWS ? FEW_ROWS : std::min(MOST_ROWS, (rows + 1) / 2); }
+    // Two tiles at least where rows are not few: the second one fetches what it needs for the next panel.
+    static constexpr int tile_rows(int rows) {
+        return rows <= FEW_ROWS ? FEW_ROWS : std::min(MOST_ROWS, (rows + 1) / 2);
+    }
 
     static constexpr octavo::GroupShape SHAPE = octavo::shape_of(FORM);
     static constexpr size_t BLOCK = octavo::block_bytes(SHAPE);
