@@ -6,7 +6,7 @@ import os
 import re
 from pathlib import Path
 
-from octavo.engine.errors import ConfigError
+from octavo.engine.errors import ConfigError, ModelError
 
 _UNITS = {
     "": 1, "k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12,
@@ -138,3 +138,13 @@ def _read_int(path: Path) -> int | None:
 
 def _stat(path: Path, key: str) -> int:
     return next((int(value) for name, value in map(str.split, _read(path).splitlines()) if name == key), 0)
+
+
+def check_weights_fit(model: str, needed: int, free: int, dtype: str, device: str) -> None:
+    """needed, free: bytes. Raises ModelError where loading would end by the kernel's out-of-memory killer,
+    without a word."""
+    if needed > free:
+        raise ModelError(
+            f"{model}: its weights take {needed / 2**30:.1f} GiB in {dtype}, "
+            f"and {free / 2**30:.1f} GiB are free on {device}"
+        )

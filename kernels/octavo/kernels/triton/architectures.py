@@ -143,3 +143,11 @@ def current_architecture() -> str:
         return "gfx942"
     major, _ = torch.cuda.get_device_capability()
     return {9: "sm_90", 10: "sm_100", 11: "sm_100"}.get(major, "sm_80")
+
+
+@cache
+def multiprocessors() -> int:
+    """Of the GPU here; 0 where there is none."""
+    if not torch.cuda.is_available():
+        return 0
+    return int(torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count)

@@ -3,7 +3,6 @@ Contract: `octavo.kernels.ops.Ops.paged_attention`."""
 
 from __future__ import annotations
 
-from functools import cache
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,7 +10,7 @@ import triton
 from torch import Tensor
 
 from octavo.kernels.cache import Int8Cache
-from octavo.kernels.triton.architectures import current_architecture
+from octavo.kernels.triton.architectures import current_architecture, multiprocessors
 from octavo.kernels.triton.attention_kernels import add_partial_attention_kernel, paged_attention_kernel
 from octavo.kernels.triton.attention_tiles import Case, most_rows, tile_of
 from octavo.kernels.triton.kv_cache import Cache, parts
@@ -28,6 +27,8 @@ LEAST_SHARE = 256
 """Tokens of a context for which a split is worth its part of the second pass."""
 
 MOST_SPLITS = 64
+FEW = 8
+"""Multiprocessors that are assumed where there is no GPU: the interpreter splits some contexts then."""
 
 
 def paged_attention(
@@ -129,13 +130,5 @@ def _attend(
 def num_splits(num_programs: int, context: int) -> int:
     """In how many parts the longest context is read, where there are `num_programs` without splitting: enough
     for two programs on each multiprocessor."""
-    wanted = -(-2 * multiprocessors() // num_programs)
+    wanted = -(-2 * (multiprocessors() or FEW) // num_programs)
     return max(1, min(wanted, context // LEAST_SHARE, MOST_SPLITS))
-
-
-@cache
-def multiprocessors() -> int:
-    """Of the GPU here; where there is none, few enough for the interpreter to split some contexts."""
-    if not torch.cuda.is_available():
-        return 8
-    return torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count

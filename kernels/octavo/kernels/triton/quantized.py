@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cache
 from itertools import product
 from typing import TYPE_CHECKING
 
@@ -11,7 +10,7 @@ import triton
 
 from octavo.kernels.reference import quantized as reference
 from octavo.kernels.triton import products
-from octavo.kernels.triton.architectures import ARCHITECTURES, current_architecture
+from octavo.kernels.triton.architectures import ARCHITECTURES, current_architecture, multiprocessors
 from octavo.kernels.triton.registry import FLOATS, Tile, Variant, Workload, grouped_by_tile
 
 if TYPE_CHECKING:
@@ -30,6 +29,8 @@ NAMES = {torch.int8: "int8", torch.float8_e4m3fn: "fp8e4nv", torch.float8_e4m3fn
 RANGES = {"int8": (127.0, 0.0), "fp8e4nv": (448.0, 2.0**-6), "fp8e4b8": (240.0, 2.0**-7)}
 """By Triton's name, the largest number and the least that is normal."""
 GROUPS = (32, 64, 128)
+OF_AN_A100 = 108
+"""Multiprocessors that are assumed where there is no GPU."""
 
 
 def pack_quantized(
@@ -131,15 +132,7 @@ def tile(form: str, num_tokens: int, group: int | None, architecture: str) -> Ti
 
 def splits(num_tiles: int, num_inputs: int) -> int:
     """So many that the GPU is full, as far as each has four tiles of inputs to add up."""
-    return max(1, min(multiprocessors() * 2 // num_tiles, num_inputs // 4, 16))
-
-
-@cache
-def multiprocessors() -> int:
-    """Of the GPU here, or of an A100."""
-    if not torch.cuda.is_available():
-        return 108
-    return int(torch.cuda.get_device_properties(torch.cuda.current_device()).multi_processor_count)
+    return max(1, min((multiprocessors() or OF_AN_A100) * 2 // num_tiles, num_inputs // 4, 16))
 
 
 def variants() -> Iterator[Variant]:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from octavo.engine.errors import ConfigError, ModelError
-from octavo.engine.memory import available_cpus, available_memory
+from octavo.engine.errors import ConfigError
+from octavo.engine.memory import available_cpus, available_memory, check_weights_fit
 from octavo.engine.models.rope import inverse_frequencies
 from octavo.engine.runners.drawing import draw
 from octavo.engine.runners.native.cache import WeightCache, default_folder
@@ -91,7 +91,8 @@ class NativeRunner:
         self._pool = library().octavo_pool_new(num_threads, _places(num_threads))
         forms = choose_forms(files, config, matrices(spec), form)
         self._weights = PackedWeights(spec, forms)
-        self._check_weights_fit(files)
+        needed = self._weights.num_bytes
+        check_weights_fit(files.name, needed, self.free_memory(), self.dtype, self.device)
         self._weights.use(self._packed(files, config, on_weight))
         self._model = self._describe(spec, max_model_len)
         self._decoder = library().octavo_decoder_new(ctypes.byref(self._model), self._pool)
@@ -166,15 +167,6 @@ class NativeRunner:
         data = _zeros(num_bytes)
         pack(data)
         return data
-
-    def _check_weights_fit(self, files: ModelFiles) -> None:
-        """Raises ModelError where loading would end by the kernel's out-of-memory killer, without a word."""
-        needed, free = self._weights.num_bytes, self.free_memory()
-        if needed > free:
-            raise ModelError(
-                f"{files.name}: its weights take {needed / 2**30:.1f} GiB in {self.dtype}, "
-                f"and {free / 2**30:.1f} GiB are free on {self.device}"
-            )
 
     def _describe(self, spec: DecoderSpec, max_model_len: int) -> Model:
         weights = self._weights

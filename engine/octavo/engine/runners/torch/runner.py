@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 from octavo.engine.config import BLOCK_SIZE
-from octavo.engine.errors import ConfigError, ModelError
-from octavo.engine.memory import available_cpus, available_memory
+from octavo.engine.errors import ConfigError
+from octavo.engine.memory import available_cpus, available_memory, check_weights_fit
 from octavo.engine.models.shard import Shard
 from octavo.engine.parallel.group import ALONE
 from octavo.engine.runners.drawing import draw
@@ -56,7 +56,8 @@ class TorchRunner:
             self.block_bytes = BLOCK_SIZE * (spec.kv_elements_per_token + 4 * num_scales)
         self._ops = choose_kernels(config, spec, self._device)
         self._caches: Caches = []
-        self._check_weights_fit(files)
+        needed = self._weight_bytes()
+        check_weights_fit(files.name, needed, self.free_memory(), self.dtype, self.device)
         if self._device.type == "cpu":
             _keep_freed_memory()
         # Loaders dequantise in threads of their own; torch's would stand in their way. And OpenMP makes a
@@ -75,17 +76,11 @@ class TorchRunner:
             return torch.cuda.mem_get_info(self._device)[0]
         return available_memory()
 
-    def _check_weights_fit(self, files: ModelFiles) -> None:
-        """Raises ModelError where loading would end by the kernel's out-of-memory killer, without a word."""
+    def _weight_bytes(self) -> int:
+        """Of what is loaded into the memory that rank 0 asks for: all ranks share a CPU's."""
         elements = sum(math.prod(shape) for shape in self._spec.weight_shapes().values())
-        needed, free = elements * self._dtype.itemsize, self.free_memory()
-        if self._device.type == "cpu" and self._shard.rank == 0:
-            needed *= self._shard.size  # all ranks share this machine's memory
-        if needed > free:
-            raise ModelError(
-                f"{files.name}: its weights take {needed / 2**30:.1f} GiB in {self.dtype}, "
-                f"and {free / 2**30:.1f} GiB are free on {self.device}"
-            )
+        shares = self._shard.size if self._device.type == "cpu" and self._shard.rank == 0 else 1
+        return elements * self._dtype.itemsize * shares
 
     def allocate(self, num_blocks: int) -> None:
         spec = self._spec
