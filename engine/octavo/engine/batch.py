@@ -3,7 +3,7 @@ objects."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -19,6 +19,11 @@ Masks = npt.NDArray[np.uint32]
 
 def _none() -> Ints:
     return np.empty(0, np.int32)
+
+
+def drawn(row: int) -> int:
+    """What stands for the token that the step submitted before draws in a row, -1 or less."""
+    return -1 - row
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +94,7 @@ class ScoringBatch:
 class Batch:
     """One step: every sequence's new tokens end to end, decodes (one token) and prefill chunks alike.
 
-    token_ids, positions: int32 [num_tokens].
+    token_ids, positions: int32 [num_tokens]. A token that the step before draws is `drawn(row)` here.
     query_lens: int32 [num_seqs], new tokens per sequence, all at least 1; their sum is num_tokens.
     context_lens: int32 [num_seqs], tokens whose keys and values exist once the step is done.
     block_tables: int32 [num_seqs, max_blocks], the blocks of each sequence in order, padded with 0.
@@ -125,3 +130,14 @@ class StepOutput:
     candidate_ids: Ints | None = None
     candidate_logprobs: Floats | None = None
     scored: StepOutput | None = None
+
+
+def with_drawn(batch: Batch, previous: StepOutput | None) -> Batch:
+    """The batch with the tokens that the step before drew, for a runner that has them in host memory."""
+    at = np.flatnonzero(batch.token_ids < 0)
+    if not len(at):
+        return batch
+    assert previous is not None
+    token_ids = batch.token_ids.copy()
+    token_ids[at] = previous.token_ids[-1 - token_ids[at]]
+    return replace(batch, token_ids=token_ids)

@@ -10,6 +10,7 @@ Quantization = Literal["auto", "none", "int8", "int4"]
 KVCacheType = Literal["auto", "int8"]
 RunnerName = Literal["auto", "native", "torch"]
 KernelsName = Literal["auto", "reference", "triton"]
+Overlap = Literal["auto", "on", "off"]
 Speculation = Literal["off", "ngram", "draft"]
 
 BLOCK_SIZE = 16
@@ -95,6 +96,11 @@ class EngineConfig:
         None, "Model that guesses for speculation=draft; as model, and with the same vocabulary."
     )
     num_speculative_tokens: int = option(8, "Most tokens that are guessed for a sequence in one step.")
+    overlap: Overlap = option(
+        "auto",
+        "Prepare the next step while one is computed; outputs stay the same. auto: on one GPU, without "
+        "speculation.",
+    )
     stream_buffer: int = option(
         64, "Output tokens that may wait for a slow reader; then its sequence pauses."
     )

@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from octavo.engine.batching import build_batch, scored
 from octavo.engine.block_manager import BlockManager
 from octavo.engine.config import BLOCK_SIZE
 from octavo.engine.constraints import NONE
@@ -17,7 +16,8 @@ from octavo.engine.intake import Intake
 from octavo.engine.masks import Masking
 from octavo.engine.observer import StepReport
 from octavo.engine.output import FinishReason
-from octavo.engine.runners import Shared
+from octavo.engine.planned_step import PlannedStep
+from octavo.engine.runners import Shared, Submitting
 from octavo.engine.scheduler import Scheduler
 from octavo.engine.sequence import Sequence, Status
 
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from octavo.engine.errors import RankLost
     from octavo.engine.params import SamplingParams
     from octavo.engine.resumption import Resumption
-    from octavo.engine.runners import Runner
+    from octavo.engine.runners import Runner, Submitted
     from octavo.engine.scheduler import StepPlan
     from octavo.engine.speculation.speculator import Speculator
 
@@ -46,11 +46,14 @@ class Engine:
         config: EngineConfig,
         clock: Callable[[], int] = time.time_ns,
         speculator: Speculator | None = None,
+        overlap: bool = False,
     ) -> None:
         """clock: nanoseconds since the epoch, for timelines. speculator: guesses tokens; None for no guesses.
+        overlap: whether the next step is planned while one runs (see `planned_step`); not with guesses.
 
         last_step: what the last step did; None if there was nothing to compute.
         """
+        assert not (overlap and speculator), "a guess is made from tokens that are known"
         self.model = model
         self.clock = clock
         self._runner = runner
@@ -67,6 +70,9 @@ class Engine:
         self._decoding = Decoding(
             self._blocks, self._scheduler, self.finish, prefix_caching=config.prefix_caching
         )
+        self._overlap = overlap
+        self._ahead: tuple[PlannedStep, Submitted] | None = None
+        self._last_ended = 0
         self._num_output_tokens = 0
         self._num_added = 0
         self._num_finished = 0
@@ -89,7 +95,7 @@ class Engine:
 
     @property
     def has_work(self) -> bool:
-        return self._scheduler.has_work
+        return self._scheduler.has_work or self._ahead is not None
 
     def make_sequence(
         self,
@@ -165,48 +171,77 @@ class Engine:
 
     def step(self) -> list[NewToken]:
         """Computes one step; the tokens that it drew. The sequences that end are finished already."""
+        self.last_step = None
+        if self._overlap:
+            return self._overlapped_step()
         self._guess()
+        step = self._plan()
+        if step is None:
+            return []
+        output = self._runner.run(step.batch)
+        step.settle(self._blocks)
+        return self._take(step, output)
+
+    def _overlapped_step(self) -> list[NewToken]:
+        """The same tokens, while the step after it is planned and submitted as far as it can be."""
+        current, self._ahead = self._ahead or self._submit(), None
+        if current is None:
+            return []
+        step, submitted = current
+        step.settle(self._blocks)
+        if step.can_be_followed(self._scheduler.running):
+            with step.placeholders():
+                self._ahead = self._submit()
+        return self._take(step, submitted.result())
+
+    def _submit(self) -> tuple[PlannedStep, Submitted] | None:
+        assert isinstance(self._runner, Submitting)
+        step = self._plan()
+        return None if step is None else (step, self._runner.submit(step.batch))
+
+    def _plan(self) -> PlannedStep | None:
+        """The next step; None if there is nothing to compute."""
         started, clock = self.clock(), time.perf_counter()
         plan = self._scheduler.schedule()
         num_hit_tokens = self._note(plan, started)
-        num_queried_tokens = sum(len(sequence.token_ids) for sequence in plan.begun)
-        self.last_step = None
         if not plan.chunks:
-            return []
-        batch, draws = build_batch(plan, self._masking)
-        num_guesses = sum(len(draw.sequence.draft) for draw in draws)
-        output = self._runner.run(batch)
-        ended = self.clock()
-        self._keep_prompt_logprobs(plan, output)
-        num_decode_tokens = 0
-        for sequence, count in plan.chunks:
-            num_decode_tokens += sequence.is_decoding and sequence.num_output_tokens > 0
-            sequence.num_computed_tokens += count
-            self._blocks.commit(sequence.table, sequence.hashes, sequence.num_computed_tokens)
-        drawn = [draw.sequence for draw in draws if draw.sequence.request.beams is None]
+            return None
+        return PlannedStep.of(plan, self._masking, started, clock, num_hit_tokens)
+
+    def _take(self, step: PlannedStep, output: StepOutput) -> list[NewToken]:
+        """Advances the sequences of a settled step by what it drew."""
+        started, ended = max(step.started, self._last_ended), self.clock()
+        self._last_ended = ended
+        for sequence, rows in step.scored():
+            asked = sequence.params.prompt_logprobs
+            assert output.scored is not None
+            assert asked is not None
+            sequence.request.prompt_logprobs += [logprobs_of(output.scored, row, asked) for row in rows]
+        drawn = [draw.sequence for draw in step.draws if draw.sequence.request.beams is None]
         gaps = [ended - s.timeline.last_token for s in drawn if s.timeline.last_token is not None]
         waits = [ended - s.timeline.arrived for s in drawn if s.timeline.last_token is None]
         new_tokens: list[NewToken] = []
         num_accepted = 0
-        for draw in draws:
+        for draw in step.draws:
             num_proposed = len(draw.sequence.draft)
             accepted = self._decoding.take(draw, output, ended, new_tokens)
             num_accepted += accepted
             if num_proposed and self._speculator is not None:
                 self._speculator.verified(draw.sequence, num_proposed, accepted)
-        if self._speculator is not None and num_decode_tokens == len(plan.chunks):
-            self._speculator.timed(len(batch.token_ids), len(plan.chunks), time.perf_counter() - clock)
+        if self._speculator is not None and step.num_decode_tokens == len(step.chunks):
+            seconds = time.perf_counter() - step.clock
+            self._speculator.timed(len(step.batch.token_ids), len(step.chunks), seconds)
         self._num_output_tokens += len(new_tokens)
         self.last_step = StepReport(
             started=started,
             ended=ended,
-            num_prefill_tokens=len(batch.token_ids) - num_decode_tokens - num_guesses,
-            num_decode_tokens=num_decode_tokens,
+            num_prefill_tokens=step.num_tokens - step.num_decode_tokens,
+            num_decode_tokens=step.num_decode_tokens,
             num_drawn_tokens=len(new_tokens),
-            num_queried_tokens=num_queried_tokens,
-            num_hit_tokens=num_hit_tokens,
-            num_preemptions=len(plan.preempted),
-            num_guessed_tokens=num_guesses,
+            num_queried_tokens=step.num_queried_tokens,
+            num_hit_tokens=step.num_hit_tokens,
+            num_preemptions=step.num_preemptions,
+            num_guessed_tokens=step.num_guesses,
             num_accepted_tokens=num_accepted,
             token_gaps=tuple(gaps),
             first_token_waits=tuple(waits),
@@ -257,17 +292,6 @@ class Engine:
             sequence.timeline.scheduled = now
             self._num_cached_tokens += sequence.num_cached_tokens or 0
         return sum(sequence.num_computed_tokens for sequence in plan.begun)
-
-    def _keep_prompt_logprobs(self, plan: StepPlan, output: StepOutput) -> None:
-        row = 0
-        for sequence, count in plan.chunks:
-            first, stop = scored(sequence, count)
-            for _ in range(first, stop):
-                assert output.scored is not None
-                asked = sequence.params.prompt_logprobs
-                assert asked is not None
-                sequence.request.prompt_logprobs.append(logprobs_of(output.scored, row, asked))
-                row += 1
 
     def _take_over(self, sequence: Sequence, parent: Sequence, keep_parent: bool) -> None:
         limit = min(parent.num_computed_tokens, len(sequence.token_ids) - 1)

@@ -11,6 +11,7 @@ from octavo.engine.info import ModelInfo
 from octavo.engine.memory import count_blocks
 from octavo.engine.models.spec import DynamicScaling
 from octavo.engine.runners.build import build_runner
+from octavo.engine.runners.threaded import ThreadedRunner
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -56,7 +57,17 @@ def load_engine(
         num_blocks=num_blocks,
         block_bytes=runner.block_bytes,
     )
-    return Engine(runner, model, config, speculator=speculator)
+    overlap = _overlaps(config, runner.device)
+    if overlap and runner.device == "cpu":
+        runner = ThreadedRunner(runner)
+    return Engine(runner, model, config, speculator=speculator, overlap=overlap)
+
+
+def _overlaps(config: EngineConfig, device: str) -> bool:
+    if config.overlap == "auto":
+        alone = config.tensor_parallel_size == 1 and config.speculation == "off"
+        return alone and device.startswith("cuda")
+    return config.overlap == "on"
 
 
 def _context_length(files: ModelFiles, config: EngineConfig) -> int:
@@ -78,6 +89,16 @@ def _check_sizes(config: EngineConfig) -> None:
         value = getattr(config, name)
         if value is not None and value < 1:
             raise ConfigError(f"{name}: must be at least 1 (got {value})")
+    if config.overlap == "on" and config.speculation != "off":
+        raise ConfigError(
+            f"overlap: must be off or auto with speculation, {config.speculation}, which guesses from known "
+            f"tokens (got 'on')"
+        )
+    if config.overlap == "on" and config.tensor_parallel_size > 1:
+        raise ConfigError(
+            f"overlap: must be off or auto for {config.tensor_parallel_size} ranks, of which only one knows "
+            f"the tokens that are drawn (got 'on')"
+        )
     if config.max_num_batched_tokens < config.max_num_seqs:
         raise ConfigError(
             f"max_num_batched_tokens: must be at least max_num_seqs, {config.max_num_seqs}, "

@@ -85,6 +85,11 @@ class SamplingState:
         self._bad_words = bad_words
         self.is_biased = bool(params.min_tokens or params.logit_bias or bad_words is not None)
 
+    @property
+    def reads_output(self) -> bool:
+        """Whether what is told to the sampling op depends on which tokens the output has."""
+        return self.seen is not None or self._bad_words is not None
+
     def biases(
         self, token_ids: array[int], ahead: Sequence[int], num_output_tokens: int
     ) -> tuple[np.ndarray, np.ndarray]:

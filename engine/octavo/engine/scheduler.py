@@ -115,7 +115,9 @@ class Scheduler:
                 continue  # preempted by an older one in this loop
             decodes_to_come -= sequence.is_decoding
             room = budget - decodes_to_come
-            count = min(sequence.num_uncomputed_tokens, room)
+            # One whose last token is being drawn is planned no further (see `planned_step`).
+            is_over = sequence.num_output_tokens >= sequence.max_tokens
+            count = 0 if is_over else min(sequence.num_uncomputed_tokens, room)
             if count > 0 and self._reserve(sequence, count, plan):
                 self._fit_draft(sequence, room - count)
                 plan.chunks.append((sequence, count))

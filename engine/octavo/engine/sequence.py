@@ -119,6 +119,14 @@ class Sequence:
         return self.is_decoding and self.request.beams is None and free
 
     @property
+    def runs_ahead(self) -> bool:
+        """Whether what follows its next token can be prepared, but for that token, before it is known: who
+        is bound by a form, words or penalties, or decodes with others, needs to know it."""
+        request = self.request
+        free = self.constraint is None and not self.sampling.reads_output
+        return free and request.beams is None and not request.shared
+
+    @property
     def uses_cache(self) -> bool:
         """Whether it may take blocks of the prefix cache: not where its whole prompt is to be scored."""
         return not self.request.lacks_prompt_logprobs

@@ -11,6 +11,14 @@ if TYPE_CHECKING:
     from octavo.engine.errors import RankLost
 
 
+class Submitted(Protocol):
+    """A step that has begun."""
+
+    def result(self) -> StepOutput:
+        """Waits for it."""
+        ...
+
+
 class Runner(Protocol):
     """Owns weights, KV pool and sampling. Called from one thread, after `allocate`.
 
@@ -38,6 +46,18 @@ class Runner(Protocol):
     def logits(self, batch: Batch) -> Any:
         """All of a step but the sampling, which is what every rank of several computes. Those of rank 0 are
         [num_rows + num_scored, vocab_size], in a form of its own."""
+        ...
+
+
+@runtime_checkable
+class Submitting(Runner, Protocol):
+    """A runner that computes beside whoever calls it."""
+
+    def submit(self, batch: Batch) -> Submitted:
+        """Begins a step as `run` does it. Steps are computed in the order in which they are submitted.
+
+        At most one is submitted whose predecessor was not waited for, and it may have `drawn` tokens.
+        """
         ...
 
 
