@@ -33,7 +33,7 @@ PROMPT = [11, 12, 13, 14, 15]
 
 @dataclass(frozen=True)
 class Arrival:
-    """A request, the step before which it comes, and after how many output tokens it is ended from outside."""
+    """A request, the step before which it comes, and after how many output tokens somebody ends it."""
 
     prompt: list[int]
     params: SamplingParams

@@ -15,8 +15,7 @@ from hypothesis import strategies as st
 
 from octavo.kernels.cpu.build import LIBRARY
 from octavo.kernels.cpu.sampling import Sampler
-from octavo.kernels.reference.sampling import sample, score
-from tests.kernels.test_sampling import batch
+from tests.kernels.test_sampling import batch, sample, score
 
 if TYPE_CHECKING:
     from pathlib import Path

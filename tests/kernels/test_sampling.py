@@ -17,10 +17,24 @@ from transformers import (
     TopPLogitsWarper,
 )
 
+from octavo.kernels import reference
 from octavo.kernels.random import uniform
-from octavo.kernels.reference.sampling import cut, sample, score
+from octavo.kernels.reference.sampling import cut
 
 VOCAB = 50
+
+
+def sample(logits: torch.Tensor, sampling: Any) -> tuple[Any, ...]:
+    """The reference's, on the host."""
+    return _on_host(reference.sample(logits, sampling))
+
+
+def score(logits: torch.Tensor, targets: np.ndarray, most: int) -> tuple[Any, ...]:
+    return _on_host(reference.score(logits, targets, most))
+
+
+def _on_host(parts: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(None if part is None else part.numpy() for part in parts)
 
 
 def batch(num_rows: int, **columns: Any) -> SimpleNamespace:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from octavo.kernels.cache import Int8Cache
 
 Tensor = TypeVar("Tensor")
+Put = Callable[[Any], Tensor]
+"""Takes a NumPy array to the device."""
 
 
 class Ops(Protocol[Tensor]):
@@ -111,11 +114,13 @@ class Ops(Protocol[Tensor]):
         block_size: int,
         num_kv_heads: int,
         like: Tensor,
+        put: Put[Tensor] | None = None,
     ) -> Any:
         """What `store_kv` and `paged_attention` need to know of a step, worked out once for all layers.
 
         The arrays are those of a `Batch`: NumPy int32 [num_seqs], [num_seqs], [num_tokens] and
         [num_seqs, max_blocks]. like: a tensor of the model's dtype on its device.
+        put: takes an array there, for whoever copies many at once; the tensor is read by launches only.
         """
         ...
 
@@ -157,19 +162,20 @@ class Ops(Protocol[Tensor]):
         """
         ...
 
-    def sample(self, logits: Tensor, sampling: Any) -> Any:
-        """logits: [num_rows, vocab_size], sampling: SamplingBatch → the fields of StepOutput, in NumPy.
+    def sample(self, logits: Tensor, sampling: Any, put: Put[Tensor] | None = None) -> Any:
+        """logits: [num_rows, vocab_size], sampling: SamplingBatch → the fields of StepOutput, on the device.
 
         In this order: reported log-probabilities are of the logits as they are; then penalties, biases,
         masks, temperature, top-k, top-p, min-p; then one draw per row, by inversion of the distribution over
         the tokens in order of their ids at a uniform number that depends on (seed, draw) alone. Temperature 0
         takes the likeliest token, the lowest id of equal ones. Rows of a beam search have log-probabilities
         instead of logits from the penalties on, and end with the masks.
+        put: takes an array to the device, at once.
         """
         ...
 
-    def score(self, logits: Tensor, targets: Any, most: int) -> Any:
-        """logits: [num_rows, vocab_size], targets: int32 [num_rows] → natural logarithms, float32 in NumPy.
+    def score(self, logits: Tensor, targets: Any, most: int, put: Put[Tensor] | None = None) -> Any:
+        """logits: [num_rows, vocab_size], targets: int32 [num_rows] → natural logarithms, float32.
 
         Log-probabilities of the targets, [num_rows]; the `most` likeliest tokens and theirs, likeliest first,
         [num_rows, most] each.

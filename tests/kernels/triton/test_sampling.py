@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo.kernels import random, reference, triton
+from octavo.kernels.reference.sampling import putting
 from octavo.kernels.triton import choice
 from octavo.kernels.triton.sampling import choose
 from tests.kernels.test_sampling import batch, logits_of
@@ -107,7 +108,7 @@ def test_more_tokens_than_are_looked_at_at_once() -> None:
 def test_top_k_of_logits_of_any_size_and_distance(values: list[float], top_k: int) -> None:
     """Of the drawn, none is below the k-th; -inf is never drawn while there is anything else."""
     logits = torch.tensor([values] * 4)
-    chosen, _ = choose(logits, batch(4, top_k=top_k, draws=np.arange(4)))
+    chosen, _ = choose(logits, batch(4, top_k=top_k, draws=np.arange(4)), putting(logits))
     ranked = sorted(values, reverse=True)
     for token in chosen.tolist():
         assert values[token] >= ranked[min(top_k, len(values)) - 1]

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 
 
 def draw(logits: Any, batch: Batch, sample: Callable[..., Any], score: Callable[..., Any]) -> StepOutput:
-    """logits: [num_rows + num_scored, vocab_size]; sample, score: as `octavo.kernels.ops.Ops` has them."""
+    """logits: [num_rows + num_scored, vocab_size]; sample, score: as `octavo.kernels.ops.Ops` has them.
+    The output's arrays are theirs."""
     num_rows = len(batch.sampling)
     scored = None
     if len(batch.scoring):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from itertools import groupby
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -18,8 +19,10 @@ from torch import Tensor
 
 from octavo.kernels.cache import Int8Cache
 
-QUERY_PIECE = 128
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
+QUERY_PIECE = 128
 
 Cache = Tensor | Int8Cache[Tensor]
 
@@ -82,13 +85,15 @@ def plan_attention(
     block_size: int,
     num_kv_heads: int,
     like: Tensor,
+    put: Callable[[np.ndarray], Tensor] | None = None,
 ) -> Plan:
     heads = np.arange(num_kv_heads)
     first_tokens = np.cumsum(query_lens) - query_lens
     num_blocks = -(-context_lens // block_size)
 
     def tensor(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values.astype(np.int64)).to(like.device)
+        values = values.astype(np.int64)
+        return put(values) if put is not None else torch.from_numpy(values).to(like.device)
 
     def group(members: list[int]) -> Group:
         query_len, widest = int(query_lens[members[0]]), int(num_blocks[members].max())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,16 +11,14 @@ from torch import Tensor
 
 from octavo.kernels.random import uniform
 
-Arrays = np.ndarray | None
-Sampled = tuple[np.ndarray, Arrays, Arrays, Arrays, Arrays, Arrays]
+Sampled = tuple[Tensor, *tuple[Tensor | None, ...]]
+Put = Callable[[np.ndarray], Tensor]
 
 
-def sample(logits: Tensor, sampling: Any) -> Sampled:
-    def tensor(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(logits.device)
-
+def sample(logits: Tensor, sampling: Any, put: Put | None = None) -> Sampled:
+    tensor = put or putting(logits)
     reported = torch.log_softmax(logits.float(), -1) if (sampling.logprobs >= 0).any() else None
-    logits = adjust(logits, sampling).float()
+    logits = adjust(logits, sampling, tensor).float()
     if len(sampling.mask_rows):
         bits = np.unpackbits(sampling.masks().view(np.uint8), axis=-1, bitorder="little")
         forbidden = np.zeros(logits.shape, np.bool_)
@@ -41,22 +40,23 @@ def sample(logits: Tensor, sampling: Any) -> Sampled:
         point = tensor(uniform(sampling.seeds[drawn], sampling.draws[drawn]))[:, None] * below[:, -1:]
         token_ids[at] = torch.searchsorted(below, point, right=True)[:, 0]
 
-    chosen = token_ids.to(torch.int32).cpu().numpy()
+    chosen = token_ids.to(torch.int32)
     searched = int(sampling.candidates.max(initial=0))
     best = likeliest(logits, searched) if searched else (None, None)
     if reported is None:
         return chosen, None, None, None, *best
-    chosen_logprobs = reported.gather(-1, token_ids[:, None])[:, 0].cpu().numpy()
+    chosen_logprobs = reported.gather(-1, token_ids[:, None])[:, 0]
     return chosen, chosen_logprobs, *likeliest(reported, int(sampling.logprobs.max())), *best
 
 
-def adjust(logits: Tensor, sampling: Any) -> Tensor:
+def putting(like: Tensor) -> Put:
+    """What takes an array to a tensor's device, at once."""
+    return lambda values: torch.from_numpy(values).to(like.device)
+
+
+def adjust(logits: Tensor, sampling: Any, tensor: Put) -> Tensor:
     """The logits, or, float32, log-probabilities for rows of a beam search and what penalties and biases
-    make of both."""
-
-    def tensor(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(logits.device)
-
+    make of both. tensor: takes an array to the device."""
     searched = np.flatnonzero(sampling.candidates)
     if len(searched):
         at = tensor(searched)
@@ -75,16 +75,18 @@ def adjust(logits: Tensor, sampling: Any) -> Tensor:
     return logits
 
 
-def score(logits: Tensor, targets: np.ndarray, most: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def score(
+    logits: Tensor, targets: np.ndarray, most: int, put: Put | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
     logprobs = torch.log_softmax(logits.float(), -1)
-    at = torch.from_numpy(targets).to(logits.device).long()
-    return logprobs.gather(-1, at[:, None])[:, 0].cpu().numpy(), *likeliest(logprobs, most)
+    at = (put or putting(logits))(targets).long()
+    return logprobs.gather(-1, at[:, None])[:, 0], *likeliest(logprobs, most)
 
 
-def likeliest(values: Tensor, count: int) -> tuple[np.ndarray, np.ndarray]:
+def likeliest(values: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """Tokens, int32, and their values, float32, likeliest first: [num_rows, count] each."""
     top = values.topk(count, -1)
-    return top.indices.to(torch.int32).cpu().numpy(), top.values.cpu().numpy()
+    return top.indices.to(torch.int32), top.values
 
 
 def cut(logits: Tensor, top_k: Tensor, top_p: Tensor, min_p: Tensor) -> None:

@@ -16,6 +16,8 @@ from torch import Tensor
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from octavo.kernels.reference.sampling import Put
+
 SHORT = 16
 """Most new tokens of a sequence whose context is worth splitting: decodes, and guesses to verify."""
 
@@ -59,6 +61,7 @@ def plan_attention(
     block_size: int,
     num_kv_heads: int,
     like: Tensor,
+    put: Put | None = None,
 ) -> Plan:
     owners = np.repeat(np.arange(len(query_lens)), query_lens)
     slots = block_tables[owners, positions // block_size] * block_size + positions % block_size
@@ -78,9 +81,11 @@ def plan_attention(
         return Rows(numbers, len(members), int(lens.sum()), int(lens.max()), int(context_lens[members].max()))
 
     short, long = np.flatnonzero(query_lens <= SHORT), np.flatnonzero(query_lens > SHORT)
-    slots_, tables, of_short, of_long = _on_device(
-        [slots, block_tables, numbers(short), numbers(long)], like.device
-    )
+    arrays = [slots, block_tables, numbers(short), numbers(long)]
+    if put is not None:
+        slots_, tables, of_short, of_long = (put(array.astype(np.int32)) for array in arrays)
+    else:
+        slots_, tables, of_short, of_long = _on_device(arrays, like.device)
     return Plan(slots_, tables, rows(short, of_short), rows(long, of_long))
 
 

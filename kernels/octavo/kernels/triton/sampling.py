@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import triton
 
-from octavo.kernels.reference.sampling import Sampled, adjust, likeliest, score
+from octavo.kernels.reference.sampling import Put, Sampled, adjust, likeliest, putting, score
 from octavo.kernels.triton import choice
 from octavo.kernels.triton.registry import FLOATS, Tile, Variant, Workload
 
@@ -25,27 +25,25 @@ __all__ = ["sample", "score", "variants", "workloads"]
 SURVEY = Tile({"CHUNK": 1024})
 
 
-def sample(logits: Tensor, sampling: Any) -> Sampled:
+def sample(logits: Tensor, sampling: Any, put: Put | None = None) -> Sampled:
+    tensor = put or putting(logits)
     reported = torch.log_softmax(logits.float(), -1) if (sampling.logprobs >= 0).any() else None
-    token_ids, scaled = choose(adjust(logits, sampling), sampling)
+    token_ids, scaled = choose(adjust(logits, sampling, tensor), sampling, tensor)
     searched = int(sampling.candidates.max(initial=0))
     best = likeliest(scaled, searched) if searched else (None, None)
-    chosen = token_ids.cpu().numpy()
     if reported is None:
-        return chosen, None, None, None, *best
-    chosen_logprobs = reported.gather(-1, token_ids[:, None].long())[:, 0].cpu().numpy()
-    return chosen, chosen_logprobs, *likeliest(reported, int(sampling.logprobs.max())), *best
+        return token_ids, None, None, None, *best
+    chosen_logprobs = reported.gather(-1, token_ids[:, None].long())[:, 0]
+    return token_ids, chosen_logprobs, *likeliest(reported, int(sampling.logprobs.max())), *best
 
 
-def choose(logits: Tensor, sampling: Any) -> tuple[Tensor, Tensor]:
+def choose(logits: Tensor, sampling: Any, tensor: Put) -> tuple[Tensor, Tensor]:
     """logits: [num_rows, vocab_size], after penalties and biases → the tokens, int32 [num_rows], and the
-    logits after masks and temperature, float32. Rows of a beam search are only masked."""
+    logits after masks and temperature, float32. Rows of a beam search are only masked. tensor: takes an array
+    to the device."""
     num_rows, vocab_size = logits.shape
     device = logits.device
     assert logits.stride(1) == 1, "a row's elements lie side by side"
-
-    def tensor(values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(device, non_blocking=True)
 
     temperature = np.where(sampling.candidates > 0, np.float32(0), sampling.temperature)
     log_min_p = torch.from_numpy(sampling.min_p).log().numpy()
@@ -135,7 +133,7 @@ def workloads() -> Iterator[Workload]:
         def prepare(device: torch.device, num_rows: int = num_rows) -> Call:
             logits = torch.randn(num_rows, vocab_size, dtype=torch.bfloat16, device=device) * 3
             rows = _Rows(num_rows)
-            return lambda: choose(logits, rows)
+            return lambda: choose(logits, rows, putting(logits))
 
         yield Workload(
             op="sample",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from octavo.engine.runners.drawing import draw
 from octavo.engine.runners.torch.collectives import join
 from octavo.engine.runners.torch.decoder import Cache, Caches, Decoder, Step
 from octavo.engine.runners.torch.kernels import choose_kernels
+from octavo.engine.runners.torch.staging import Results, Staging
 from octavo.engine.runners.torch.weights import load_weights
 from octavo.kernels.cache import Int8Cache
 
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from octavo.engine.config import EngineConfig
     from octavo.engine.models.files import ModelFiles
     from octavo.engine.parallel.group import Group
+    from octavo.engine.runners import Submitted
 
 
 class TorchRunner:
@@ -56,6 +59,8 @@ class TorchRunner:
             self.block_bytes = BLOCK_SIZE * (spec.kv_elements_per_token + 4 * num_scales)
         self._ops = choose_kernels(config, spec, self._device)
         self._caches: Caches = []
+        self._staging = Staging(self._device)
+        self._drawn: Any = None  # of the last step, int32 on the device
         needed = self._weight_bytes()
         check_weights_fit(files.name, needed, self.free_memory(), self.dtype, self.device)
         if self._device.type == "cpu":
@@ -92,19 +97,28 @@ class TorchRunner:
             needed = num_blocks * self.block_bytes / 2**30
             raise ConfigError(f"kv_cache_memory: {needed:.1f} GiB could not be allocated: {error}") from error
 
-    @torch.inference_mode()
     def run(self, batch: Batch) -> StepOutput:
-        return draw(self.logits(batch), batch, self._ops.sample, self._ops.score)
+        return self.submit(batch).result()
 
+    @torch.inference_mode()
+    def submit(self, batch: Batch) -> Submitted:
+        """On a GPU this returns once the step is launched, if the kernels are Triton's: the reference's look
+        at results in between."""
+        put = self._staging.put_and_send
+        output = draw(
+            self.logits(batch), batch, partial(self._ops.sample, put=put), partial(self._ops.score, put=put)
+        )
+        self._drawn = output.token_ids
+        return Results(output)
+
+    @torch.inference_mode()
     def logits(self, batch: Batch) -> torch.Tensor:
         """All of a step but the sampling: [num_rows + num_scored, vocab_size], as the model has them."""
         if self._device.type == "cuda" and self._device.index is not None:
             torch.cuda.set_device(self._device)  # this thread's; Triton launches there, whatever it is given
-        if len(batch.copies):
-            copies = self._tensor(batch.copies)
-            for caches in self._caches:
-                for cache in caches:
-                    self._ops.copy_blocks(cache, copies)
+        staging = self._staging
+        staging.begin()
+        copies = staging.put(batch.copies.astype(np.int64))
         attention = self._ops.plan_attention(
             batch.query_lens,
             batch.context_lens,
@@ -113,14 +127,25 @@ class TorchRunner:
             BLOCK_SIZE,
             self._spec.num_kv_heads,
             like=self._decoder.embedding,
+            put=staging.put,
         )
-        step = Step(
-            token_ids=self._tensor(batch.token_ids),
-            positions=self._tensor(batch.positions),
-            rows=self._tensor(np.concatenate([batch.sampling.rows, batch.scoring.rows])),
-            attention=attention,
-        )
+        token_ids = staging.put(batch.token_ids.astype(np.int64))
+        positions = staging.put(batch.positions.astype(np.int64))
+        rows = staging.put(np.concatenate([batch.sampling.rows, batch.scoring.rows]).astype(np.int64))
+        staging.send()
+        if (batch.token_ids < 0).any():
+            token_ids = self._known(token_ids)
+        if len(copies):
+            for caches in self._caches:
+                for cache in caches:
+                    self._ops.copy_blocks(cache, copies)
+        step = Step(token_ids=token_ids, positions=positions, rows=rows, attention=attention)
         return self._decoder.logits(step, self._caches)
+
+    def _known(self, token_ids: torch.Tensor) -> torch.Tensor:
+        """The tokens of a batch of which some were `drawn` by the step before, on the device."""
+        drawn: torch.Tensor = self._drawn[(-1 - token_ids).clamp(min=0)]
+        return torch.where(token_ids < 0, drawn.to(token_ids.dtype), token_ids)
 
     def _cache(self, shape: tuple[int, ...]) -> Cache:
         if self._int8_cache:
@@ -133,9 +158,6 @@ class TorchRunner:
         # NumPy's zeros are pages that the kernel gives when they are first written; torch's are written at
         # once, which takes seconds and the memory.
         return torch.from_numpy(np.zeros((*shape, dtype.itemsize), np.uint8)).view(dtype)[..., 0]
-
-    def _tensor(self, values: np.ndarray) -> torch.Tensor:
-        return torch.from_numpy(values.astype(np.int64)).to(self._device)
 
 
 def _keep_freed_memory() -> None:
