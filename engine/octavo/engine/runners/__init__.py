@@ -31,7 +31,7 @@ class Runner(Protocol):
     dtype: str
 
     def free_memory(self) -> int:
-        """Bytes on the device that KV blocks could take now."""
+        """Bytes on the device that KV blocks could take now, with room left for the largest step on a GPU."""
         ...
 
     def allocate(self, num_blocks: int) -> None:

@@ -18,6 +18,12 @@ from octavo.engine.parallel.group import ALONE
 from octavo.engine.runners.drawing import draw
 from octavo.engine.runners.torch.collectives import join
 from octavo.engine.runners.torch.decoder import Cache, Caches, Decoder, Step
+from octavo.engine.runners.torch.device_memory import (
+    CudaMemory,
+    largest_batch,
+    measure,
+    weights_do_not_fit,
+)
 from octavo.engine.runners.torch.kernels import choose_kernels
 from octavo.engine.runners.torch.staging import Results, Staging
 from octavo.engine.runners.torch.weights import load_weights
@@ -31,6 +37,7 @@ if TYPE_CHECKING:
     from octavo.engine.models.files import ModelFiles
     from octavo.engine.parallel.group import Group
     from octavo.engine.runners import Submitted
+    from octavo.engine.runners.torch.device_memory import DeviceMemory
 
 
 class TorchRunner:
@@ -46,7 +53,9 @@ class TorchRunner:
         max_model_len: int,
         on_weight: Callable[[str], None] = lambda name: None,
         group: Group = ALONE,
+        memory: DeviceMemory | None = None,
     ) -> None:
+        """memory: of the device; that of this machine's if unset."""
         self._shard = Shard.of(files.spec, group.rank, group.size)
         self._spec = spec = self._shard.spec
         self._device = _device(config.device, group)
@@ -58,6 +67,10 @@ class TorchRunner:
             num_scales = spec.kv_elements_per_token // spec.head_dim
             self.block_bytes = BLOCK_SIZE * (spec.kv_elements_per_token + 4 * num_scales)
         self._ops = choose_kernels(config, spec, self._device)
+        if memory is None and self._device.type == "cuda":
+            memory = CudaMemory(self._device)
+        self._memory = memory
+        self._activations = 0
         self._caches: Caches = []
         self._staging = Staging(self._device)
         self._drawn: Any = None  # of the last step, int32 on the device
@@ -70,16 +83,30 @@ class TorchRunner:
         # two, more threads than processors, and OpenMP would put them to sleep between any two ops (17
         # tokens/s instead of 31).
         torch.set_num_threads(1)
-        weights = load_weights(files, self._shard, self._dtype, self._device, on_weight)
+        try:
+            weights = load_weights(files, self._shard, self._dtype, self._device, on_weight)
+        except torch.OutOfMemoryError as error:
+            raise weights_do_not_fit(files.name, needed, self.free_memory(), self.device) from error
         collectives = join(group, self._device)
         with torch.inference_mode():
             self._decoder = Decoder(self._shard, weights, self._ops, collectives, max_model_len)
         torch.set_num_threads(config.threads or max(available_cpus() // group.size, 1))
+        if memory is not None:
+            self._activations = self._dry_run(config, max_model_len, memory, needed)
 
     def free_memory(self) -> int:
-        if self._device.type == "cuda":
-            return torch.cuda.mem_get_info(self._device)[0]
-        return available_memory()
+        free = available_memory() if self._memory is None else self._memory.free()
+        return free - self._activations
+
+    def _dry_run(self, config: EngineConfig, max_model_len: int, memory: DeviceMemory, weights: int) -> int:
+        """Bytes that the largest step takes beside weights and pool: it is computed, on a pool of a block."""
+        batch = largest_batch(config, max_model_len)
+        compute = self.run if self._shard.rank == 0 else self.logits
+        self.allocate(1)
+        try:
+            return measure(lambda: compute(batch), memory, config, weights, self.device)
+        finally:
+            self._caches = []
 
     def _weight_bytes(self) -> int:
         """Of what is loaded into the memory that rank 0 asks for: all ranks share a CPU's."""
