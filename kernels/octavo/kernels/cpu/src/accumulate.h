@@ -12,7 +12,7 @@ struct Single {
     using Sum = f32x16;
     static constexpr int PER_STEP = 1;
     INLINE f32x16 step(f32x16 acc, const char* column, const char* row) {
-        return fma(load_as<f32x16>(column), splat(*reinterpret_cast<const float*>(row)), acc);
+        return fma(load_as<f32x16>(column), (f32x16)splat_from(row), acc);
     }
     INLINE void put(Element* to, f32x16 v) { store(to, v); }
 };
@@ -22,7 +22,7 @@ struct Pair {
     using Sum = f32x16;
     static constexpr int PER_STEP = 2;
     INLINE f32x16 step(f32x16 acc, const char* column, const char* row) {
-        return dot_pairs(acc, load_as<u32x16>(column), splat(*reinterpret_cast<const uint32_t*>(row)));
+        return dot_pairs(acc, load_as<u32x16>(column), splat_from(row));
     }
     INLINE void put(Element* to, f32x16 v) { store_bf16(to, v); }
 };
@@ -33,7 +33,7 @@ struct UnsignedColumns {
     using Sum = i32x16;
     static constexpr int PER_STEP = 4;
     INLINE i32x16 step(i32x16 acc, const char* column, const char* row) {
-        return dot_quads(acc, load_as<u32x16>(column), splat(load_as<uint32_t>(row)));
+        return dot_quads(acc, load_as<u32x16>(column), splat_from(row));
     }
 };
 
@@ -42,7 +42,7 @@ struct UnsignedRows {
     using Sum = i32x16;
     static constexpr int PER_STEP = 4;
     INLINE i32x16 step(i32x16 acc, const char* column, const char* row) {
-        return dot_quads(acc, splat(load_as<uint32_t>(row)), load_as<u32x16>(column));
+        return dot_quads(acc, splat_from(row), load_as<u32x16>(column));
     }
 };
 

@@ -120,7 +120,7 @@ __attribute__((noinline)) void sum_values(
     }
 #pragma GCC unroll 12
     for (int r = 0; r < R; r++)
-        for (int v = 0; v < V; v++) memcpy(out + r * step + v * 64, &acc[r][v], 64);
+        for (int v = 0; v < V; v++) store_as(out + r * step + v * 64, acc[r][v]);
 }
 
 template <class Blocks>
@@ -276,7 +276,8 @@ struct Attend {
 
     // Turns a row's scores into weights, 0 where it does not see.
     void weigh(int r, int from, int to, int first, int last, float& greatest, float& sum) {
-        const f32x16 ramp = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+        alignas(64) static constexpr float RAMP[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+        const f32x16 ramp = load(RAMP);
         f32x16 most = splat(MINUS_INFINITY), total = {};
         for (int b = first; b < last; b++) {
             f32x16 s = load(scores[r] + b * BLOCK);
@@ -286,7 +287,7 @@ struct Attend {
             }
             if (from > b * BLOCK || to < (b + 1) * BLOCK) {
                 f32x16 at = ramp + splat(float(b * BLOCK));
-                s = (at >= splat(float(from))) & (at < splat(float(to))) ? s : splat(MINUS_INFINITY);
+                s = select((at >= splat(float(from))) & (at < splat(float(to))), s, splat(MINUS_INFINITY));
                 store(scores[r] + b * BLOCK, s);
             }
             most = max(most, s);

@@ -39,7 +39,7 @@ INLINE f32x16 erf(f32x16 x) {
     p = fma(p, t, splat(-0.284496736f));
     p = fma(p, t, splat(0.254829592f));
     f32x16 y = splat(1.f) - p * t * exp(-magnitude * magnitude);
-    return x < f32x16{} ? -y : y;
+    return select(x < f32x16{}, -y, y);
 }
 
 INLINE f32x16 activate(f32x16 x, octavo::Activation activation) {

@@ -85,7 +85,7 @@ struct GroupForm {
 #pragma GCC unroll 4
                 for (int r = 0; r < ROWS; r++) {
                     const int at = part * QUADS + i;
-                    const u32x16 x = splat(load_as<uint32_t>(group(r).q + 4 * at));
+                    const u32x16 x = splat_from(group(r).q + 4 * at);
                     for (int c = 0; c < VECTORS; c++)
                         dot[part][r][c] = dot_quads(dot[part][r][c], block.quads[c][at], x);
                 }

@@ -36,7 +36,7 @@ struct Int8Form {
                     for (int c = 0; c < VECTORS; c++) w[c] = load_as<u32x16>(block + 128 * i + 64 * c);
 #pragma GCC unroll 12
                     for (int r = 0; r < R; r++) {
-                        const u32x16 x = splat(load_as<uint32_t>(bytes + r * stride + 4 * i));
+                        const u32x16 x = splat_from(bytes + r * stride + 4 * i);
                         for (int c = 0; c < VECTORS; c++) acc[r][c] = dot_quads(acc[r][c], w[c], x);
                     }
                 }

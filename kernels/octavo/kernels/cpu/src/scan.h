@@ -21,10 +21,8 @@ INLINE uint32_t reaching(f32x16 x, f32x16 bound) {
 #if defined(__AVX512F__)
     return _mm512_cmp_ps_mask((__m512)x, (__m512)bound, _CMP_GE_OQ);
 #elif defined(__AVX2__)
-    __m256 v[2], b[2];
-    memcpy(v, &x, 64), memcpy(b, &bound, 64);
-    return _mm256_movemask_ps(_mm256_cmp_ps(v[0], b[0], _CMP_GE_OQ)) |
-           _mm256_movemask_ps(_mm256_cmp_ps(v[1], b[1], _CMP_GE_OQ)) << 8;
+    return _mm256_movemask_ps(_mm256_cmp_ps(x.part[0], bound.part[0], _CMP_GE_OQ)) |
+           _mm256_movemask_ps(_mm256_cmp_ps(x.part[1], bound.part[1], _CMP_GE_OQ)) << 8;
 #else
     uint32_t bits = 0;
     for (int i = 0; i < LANES; i++) bits |= uint32_t(x[i] >= bound[i]) << i;
@@ -90,19 +88,13 @@ INLINE f32x16 weight(f32x16 x, f32x16 shift, f32x16 bound) {
 
 void peaks(const float* values, int count, int first, int last, float* peaks) {
     for (int group = first; group < last; group++) {
-        // By registers, for GCC keeps wider vectors in memory from one turn of the loop to the next.
-        f32xr peak[REGISTERS], x[REGISTERS];
-        const auto take = [&](f32x16 v) {
-            memcpy(x, &v, sizeof x);
-            // In this order a NaN is passed over.
-            for (int i = 0; i < REGISTERS; i++) peak[i] = x[i] > peak[i] ? x[i] : peak[i];
-        };
-        for (f32xr& lanes : peak) lanes = NOTHING - f32xr{};
+        f32x16 peak = splat(NOTHING);
+        const auto take = [&](f32x16 v) { peak = max(v, peak); };  // in this order a NaN is passed over
         const int end = end_of(group, count);
         int i = group * STRETCH;
         for (; i + LANES <= end; i += LANES) take(load(values + i));
         if (i < end) take(load_part(values + i, end - i, NOTHING));
-        memcpy(peaks + group * LANES, peak, sizeof peak);
+        store(peaks + group * LANES, peak);
     }
 }
 
@@ -164,8 +156,9 @@ int mass(const float* weights, int count, float least, double* sum) {
 
 void mask(float* values, int count, const uint32_t* bits) {
     // Brings lane i's bit to its sign.
-    const u32x16 to_sign = {1u << 31, 1 << 30, 1 << 29, 1 << 28, 1 << 27, 1 << 26, 1 << 25, 1 << 24,
+    alignas(64) static constexpr uint32_t TO_SIGN[] = {1u << 31, 1 << 30, 1 << 29, 1 << 28, 1 << 27, 1 << 26, 1 << 25, 1 << 24,
                             1 << 23,  1 << 22, 1 << 21, 1 << 20, 1 << 19, 1 << 18, 1 << 17, 1 << 16};
+    const u32x16 to_sign = load_as<u32x16>(TO_SIGN);
     for (int i = 0; i < count; i += LANES) {
         const i32x16 allowed = (i32x16)(splat(bits[i / 32] >> i % 32) * to_sign) >> 31;
         const int part = count - i;

@@ -1,8 +1,8 @@
 // Vectors of 16 floats, in whatever registers the instruction set at hand has.
 //
-// Included by the files that are compiled once for each instruction set, inside `namespace OCTAVO_ISA`. GCC and
-// clang split a 64-byte vector over smaller registers by themselves, so that everything here has one plain form;
-// where an instruction does better, it is named. Sums have one order everywhere: see `sum`.
+// Included by the files that are compiled once for each instruction set, inside `namespace OCTAVO_ISA`. A vector is one
+// of the compiler's where a register holds it, else a `Wide`; both are computed with alike, so that everything here has
+// one plain form. Where an instruction does better, it is named. Sums have one order everywhere: see `sum`.
 #pragma once
 
 #include <cstddef>
@@ -15,13 +15,24 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+#if !defined(__AVX512F__)
+#include "wide.h"
+#endif
+
 namespace OCTAVO_ISA {
 
+#if defined(__AVX512F__)
+constexpr int REGISTER_BYTES = 64, REGISTERS = 1;
 typedef float f32x16 __attribute__((vector_size(64)));
 typedef int32_t i32x16 __attribute__((vector_size(64)));
 typedef uint32_t u32x16 __attribute__((vector_size(64)));
+#else
+typedef Wide<float> f32x16;
+typedef Wide<int32_t> i32x16;
+typedef Wide<uint32_t> u32x16;
+#endif
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
-typedef int8_t i8x16 __attribute__((vector_size(16)));
+typedef float f32xr __attribute__((vector_size(REGISTER_BYTES)));
 
 // How many rows of a product are accumulated at once, and how many vectors of columns: as many accumulators as
 // there are registers for.
@@ -33,58 +44,81 @@ constexpr int TILE_ROWS = 5, TILE_VECTORS = 1;
 constexpr int TILE_ROWS = 2, TILE_VECTORS = 1;
 #endif
 
-template <class Vector, class T>
-INLINE Vector load_as(const T* from) {
+template <class Vector>
+INLINE Vector load_as(const void* from) {
     Vector v;
+#if !defined(__AVX512F__)
+    // By registers, or GCC copies them through memory in smaller pieces.
+    if constexpr (sizeof v == 64) {
+        for (int i = 0; i < REGISTERS; i++)
+            memcpy(&v.part[i], static_cast<const char*>(from) + i * REGISTER_BYTES, REGISTER_BYTES);
+        return v;
+    }
+#endif
     memcpy(&v, from, sizeof v);
     return v;
 }
+template <class Vector>
+INLINE void store_as(void* to, Vector v) {
+#if defined(__AVX512F__)
+    memcpy(to, &v, sizeof v);
+#else
+    for (int i = 0; i < REGISTERS; i++) memcpy(static_cast<char*>(to) + i * REGISTER_BYTES, &v.part[i], REGISTER_BYTES);
+#endif
+}
 INLINE f32x16 load(const float* from) { return load_as<f32x16>(from); }
-INLINE void store(float* to, f32x16 v) { memcpy(to, &v, sizeof v); }
+INLINE void store(float* to, f32x16 v) { store_as(to, v); }
+#if defined(__AVX512F__)
 INLINE f32x16 splat(float x) { return x - f32x16{}; }
 INLINE i32x16 splat(int32_t x) { return x - i32x16{}; }
 INLINE u32x16 splat(uint32_t x) { return x - u32x16{}; }
+INLINE f32x16 select(i32x16 where, f32x16 a, f32x16 b) { return where ? a : b; }
+#else
+template <class T>
+INLINE Wide<T> splat(T x) {
+    Wide<T> v;
+    for (auto& part : v.part) part = x - typename Wide<T>::Register{};
+    return v;
+}
+// a where all bits are set, b where none is.
+INLINE f32x16 select(i32x16 where, f32x16 a, f32x16 b) {
+    for (int i = 0; i < REGISTERS; i++) a.part[i] = where.part[i] ? a.part[i] : b.part[i];
+    return a;
+}
+#endif
+
+// Four bytes in every lane.
+INLINE u32x16 splat_from(const void* from) {
+#if defined(__AVX2__) && !defined(__AVX512F__)
+    // As assembly: what is then done to the lanes, GCC would do to one number before it is spread.
+    u32x16::Register all;
+    asm("vbroadcastss %1, %0" : "=x"(all) : "m"(*static_cast<const float*>(from)));
+    return {all, all};
+#else
+    return splat(load_as<uint32_t>(from));
+#endif
+}
 
 // a * b + c, rounded once where the machine can.
 INLINE f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
 #if defined(__AVX512F__)
     return (f32x16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__FMA__)
-    __m256 x[2], y[2], z[2];
-    memcpy(x, &a, 64), memcpy(y, &b, 64), memcpy(z, &c, 64);
-    z[0] = _mm256_fmadd_ps(x[0], y[0], z[0]), z[1] = _mm256_fmadd_ps(x[1], y[1], z[1]);
-    memcpy(&c, z, 64);
+    for (int i = 0; i < REGISTERS; i++) c.part[i] = _mm256_fmadd_ps(a.part[i], b.part[i], c.part[i]);
     return c;
 #else
     return a * b + c;
 #endif
 }
 
-// What compares goes by registers: GCC takes a comparison of wider vectors apart into scalars.
-#if defined(__AVX512F__)
-constexpr int REGISTER_BYTES = 64;
-#elif defined(__AVX2__)
-constexpr int REGISTER_BYTES = 32;
-#else
-constexpr int REGISTER_BYTES = 16;
-#endif
-constexpr int REGISTERS = 64 / REGISTER_BYTES;
-typedef float f32xr __attribute__((vector_size(REGISTER_BYTES)));
-
 // b where either is NaN.
 INLINE f32x16 max(f32x16 a, f32x16 b) {
-    f32xr x[REGISTERS], y[REGISTERS];
-    memcpy(x, &a, sizeof x), memcpy(y, &b, sizeof y);
-    for (int i = 0; i < REGISTERS; i++) x[i] = x[i] > y[i] ? x[i] : y[i];
-    return load_as<f32x16>(x);
+    return select(a > b, a, b);
 }
 
 // v, but 0 where x < bound.
 INLINE f32x16 zero_below(f32x16 x, f32x16 bound, f32x16 v) {
-    f32xr values[REGISTERS], y[REGISTERS], limits[REGISTERS];
-    memcpy(values, &v, sizeof values), memcpy(y, &x, sizeof y), memcpy(limits, &bound, sizeof limits);
-    for (int i = 0; i < REGISTERS; i++) values[i] = y[i] < limits[i] ? f32xr{} : values[i];
-    return load_as<f32x16>(values);
+    return select(x < bound, f32x16{}, v);
 }
 
 // The first `count` elements; the rest are `fill`.
@@ -92,9 +126,10 @@ INLINE f32x16 load_part(const float* from, int count, float fill = 0) {
 #if defined(__AVX512F__)
     return (f32x16)_mm512_mask_loadu_ps((__m512)splat(fill), (__mmask16)((1u << count) - 1), from);
 #else
-    f32x16 v = splat(fill);
-    for (int i = 0; i < count; i++) v[i] = from[i];
-    return v;
+    float lanes[16];
+    store(lanes, splat(fill));
+    memcpy(lanes, from, count * sizeof(float));
+    return load(lanes);
 #endif
 }
 
@@ -102,7 +137,9 @@ INLINE void store_part(float* to, f32x16 v, int count) {
 #if defined(__AVX512F__)
     _mm512_mask_storeu_ps(to, (__mmask16)((1u << count) - 1), (__m512)v);
 #else
-    for (int i = 0; i < count; i++) to[i] = v[i];
+    float lanes[16];
+    store(lanes, v);
+    memcpy(to, lanes, count * sizeof(float));
 #endif
 }
 
@@ -112,8 +149,7 @@ INLINE float sum(f32x16 v) {
 #if defined(__AVX512F__)
     const __m256 left = _mm512_castps512_ps256((__m512)v), right = _mm512_extractf32x8_ps((__m512)v, 1);
 #else
-    __m256 left, right;
-    memcpy(&left, &v, 32), memcpy(&right, reinterpret_cast<const char*>(&v) + 32, 32);
+    const __m256 left = v.part[0], right = v.part[1];
 #endif
     const __m256 eight = _mm256_add_ps(left, right);
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
@@ -131,6 +167,11 @@ INLINE float sum(f32x16 v) {
 INLINE float largest(f32x16 v) {
 #if defined(__AVX512F__)
     return _mm512_reduce_max_ps((__m512)v);
+#elif defined(__AVX2__)
+    const __m256 eight = _mm256_max_ps(v.part[0], v.part[1]);
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 #else
     float x = v[0];
     for (int i = 1; i < 16; i++) x = v[i] > x ? v[i] : x;
@@ -140,17 +181,22 @@ INLINE float largest(f32x16 v) {
 
 INLINE f32x16 min(f32x16 a, f32x16 b) { return -max(-a, -b); }
 INLINE f32x16 absolute(f32x16 v) { return (f32x16)((u32x16)v & 0x7fffffff); }
-INLINE f32x16 to_float(i32x16 v) { return __builtin_convertvector(v, f32x16); }
+INLINE f32x16 to_float(i32x16 v) {
+#if defined(__AVX512F__)
+    return __builtin_convertvector(v, f32x16);
+#else
+    f32x16 floats;
+    for (int i = 0; i < REGISTERS; i++) floats.part[i] = __builtin_convertvector(v.part[i], f32xr);
+    return floats;
+#endif
+}
 
 // To the nearest whole number, the even one of two; of magnitudes below 2²².
 INLINE i32x16 to_nearest(f32x16 v) {
 #if defined(__AVX512F__)
     return (i32x16)_mm512_cvtps_epi32((__m512)v);
 #elif defined(__AVX2__)
-    __m256 x[2];
-    memcpy(x, &v, 64);
-    const __m256i rounded[2] = {_mm256_cvtps_epi32(x[0]), _mm256_cvtps_epi32(x[1])};
-    return load_as<i32x16>(rounded);
+    return {(i32x16::Register)_mm256_cvtps_epi32(v.part[0]), (i32x16::Register)_mm256_cvtps_epi32(v.part[1])};
 #else
     // Adding 1.5·2²³ leaves no bits for a fraction.
     return (i32x16)(v + splat(12582912.f)) - splat(0x4b400000);
@@ -161,15 +207,24 @@ INLINE i32x16 to_nearest(f32x16 v) {
 INLINE void store_bytes(void* to, i32x16 v) {
 #if defined(__AVX512F__)
     _mm_storeu_si128(static_cast<__m128i*>(to), _mm512_cvtepi32_epi8((__m512i)v));
+#elif defined(__AVX2__)
+    v = v & 0xff;
+    const __m256i halves = _mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i)v.part[0], (__m256i)v.part[1]), 0xd8);
+    const __m128i low = _mm256_castsi256_si128(halves), high = _mm256_extracti128_si256(halves, 1);
+    _mm_storeu_si128(static_cast<__m128i*>(to), _mm_packus_epi16(low, high));
 #else
-    const i8x16 bytes = __builtin_convertvector(v, i8x16);
-    memcpy(to, &bytes, sizeof bytes);
+    for (int i = 0; i < 16; i++) static_cast<int8_t*>(to)[i] = int8_t(v[i]);
 #endif
 }
 
 INLINE int sum(i32x16 v) {
 #if defined(__AVX512F__)
     return _mm512_reduce_add_epi32((__m512i)v);
+#elif defined(__AVX2__)
+    const __m256i eight = (__m256i)(v.part[0] + v.part[1]);
+    const __m128i four = _mm_add_epi32(_mm256_castsi256_si128(eight), _mm256_extracti128_si256(eight, 1));
+    const __m128i two = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0x4e));
+    return _mm_cvtsi128_si32(_mm_add_epi32(two, _mm_shuffle_epi32(two, 0xb1)));
 #else
     int total = 0;
     for (int i = 0; i < 16; i++) total += v[i];
@@ -180,8 +235,13 @@ INLINE int sum(i32x16 v) {
 INLINE u32x16 widen(u16x16 v) {
 #if defined(__AVX512F__)
     return (u32x16)_mm512_cvtepu16_epi32((__m256i)v);
+#elif defined(__AVX2__)
+    const __m128i low = _mm256_castsi256_si128((__m256i)v), high = _mm256_extracti128_si256((__m256i)v, 1);
+    return {(u32x16::Register)_mm256_cvtepu16_epi32(low), (u32x16::Register)_mm256_cvtepu16_epi32(high)};
 #else
-    return __builtin_convertvector(v, u32x16);
+    uint32_t lanes[16];
+    for (int i = 0; i < 16; i++) lanes[i] = v[i];
+    return load_as<u32x16>(lanes);
 #endif
 }
 INLINE f32x16 from_bf16(u16x16 v) { return (f32x16)(widen(v) << 16); }
@@ -194,8 +254,16 @@ INLINE u16x16 to_bf16(f32x16 v) {
 #else
     u32x16 bits = (u32x16)v;
     u32x16 rounded = bits + 0x7fff + ((bits >> 16) & 1);
-    bits = (v == v) ? rounded : bits | 0x10000;
-    return __builtin_convertvector(bits >> 16, u16x16);
+    bits = (u32x16)select(v == v, (f32x16)rounded, (f32x16)(bits | 0x10000)) >> 16;
+#if defined(__AVX512F__)
+    return __builtin_convertvector(bits, u16x16);
+#elif defined(__AVX2__)
+    return (u16x16)_mm256_permute4x64_epi64(_mm256_packus_epi32((__m256i)bits.part[0], (__m256i)bits.part[1]), 0xd8);
+#else
+    u16x16 halves;
+    for (int i = 0; i < 16; i++) halves[i] = bits[i];
+    return halves;
+#endif
 #endif
 }
 INLINE void store_bf16(uint16_t* to, f32x16 v) {
@@ -207,14 +275,13 @@ INLINE f32x16 load_f16(const uint16_t* from) {
 #if defined(__AVX512F__)
     return (f32x16)_mm512_cvtph_ps(load_as<__m256i>(from));
 #elif defined(__F16C__)
-    __m256 x[2] = {_mm256_cvtph_ps(load_as<__m128i>(from)), _mm256_cvtph_ps(load_as<__m128i>(from + 8))};
-    return load_as<f32x16>(x);
+    return {_mm256_cvtph_ps(load_as<__m128i>(from)), _mm256_cvtph_ps(load_as<__m128i>(from + 8))};
 #else
     // Shifted into a float's place the exponent is off by 112; the product mends that, for subnormals too.
     u32x16 h = widen(load_as<u16x16>(from));
     u32x16 magnitude = (h & 0x7fff) << 13;
     f32x16 value = (f32x16)magnitude * 0x1p112f;
-    value = (h & 0x7c00) == 0x7c00 ? (f32x16)(magnitude | 0x7f800000) : value;
+    value = select((h & 0x7c00) == splat(0x7c00u), (f32x16)(magnitude | 0x7f800000), value);
     return (f32x16)((u32x16)value | ((h & 0x8000) << 16));
 #endif
 }
@@ -235,10 +302,8 @@ INLINE i32x16 dot_shorts(u32x16 a, u32x16 b) {
 #if defined(__AVX512BW__)
     return (i32x16)_mm512_madd_epi16((__m512i)a, (__m512i)b);
 #else
-    __m256i x[2], y[2];
-    memcpy(x, &a, 64), memcpy(y, &b, 64);
-    x[0] = _mm256_madd_epi16(x[0], y[0]), x[1] = _mm256_madd_epi16(x[1], y[1]);
-    return load_as<i32x16>(x);
+    return {(i32x16::Register)_mm256_madd_epi16((__m256i)a.part[0], (__m256i)b.part[0]),
+            (i32x16::Register)_mm256_madd_epi16((__m256i)a.part[1], (__m256i)b.part[1])};
 #endif
 }
 #endif
@@ -253,7 +318,11 @@ INLINE i32x16 dot_quads(i32x16 acc, u32x16 a, u32x16 b) {
     // As 16-bit numbers, first and third byte apart from second and fourth: adding pairs of products of bytes in 16
     // bits, as VPMADDUBSW does, would saturate.
     const u32x16 a02 = a & 0x00ff00ff, a13 = (a >> 8) & 0x00ff00ff;
+#if defined(__AVX512F__)
     typedef int16_t i16x32 __attribute__((vector_size(64)));
+#else
+    typedef Wide<int16_t> i16x32;
+#endif
     const i16x32 b02 = (i16x32)(b << 8) >> 8, b13 = (i16x32)b >> 8;
     return acc + dot_shorts(a02, (u32x16)b02) + dot_shorts(a13, (u32x16)b13);
 #else
