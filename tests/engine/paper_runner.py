@@ -20,11 +20,12 @@ EOS = 1
 
 
 class PaperRunner:
-    """See `octavo.engine.runners.Runner`."""
+    """See `octavo.engine.runners.Runner`. num_computed: tokens so far."""
 
     block_bytes, device, dtype = 1024, "cpu", "float32"
 
     def __init__(self, num_blocks: int) -> None:
+        self.num_computed = 0
         self.allocate(num_blocks)
 
     def free_memory(self) -> int:
@@ -38,6 +39,7 @@ class PaperRunner:
 
     def run(self, batch: Batch) -> StepOutput:
         assert (batch.token_ids >= 0).all()
+        self.num_computed += len(batch.token_ids)
         if len(batch.copies):
             sources, targets = batch.copies.T
             self._pool[targets] = self._pool[sources]

@@ -177,6 +177,36 @@ def test_a_step_for_a_sequence_that_has_ended_is_not_counted() -> None:
     assert engine.load().total_output_tokens == sequence.num_output_tokens
 
 
+def test_no_token_is_computed_behind_a_length_that_is_reached() -> None:
+    engine = paper_engine(32, overlap=True)
+    sequences = [
+        engine.make_sequence(PROMPT, SamplingParams(seed=1, max_tokens=length, ignore_eos=True))
+        for length in (3, 9, 14)
+    ]
+    for sequence in sequences:
+        engine.add(sequence)
+    while engine.has_work:
+        engine.step()
+    runner = engine._runner
+    assert isinstance(runner, ThreadedRunner)
+    assert isinstance(runner._runner, PaperRunner)
+    assert runner._runner.num_computed == sum(len(sequence.token_ids) - 1 for sequence in sequences)
+
+
+def test_a_block_that_was_taken_too_early_is_given_back_by_who_is_held() -> None:
+    engine = paper_engine(16, overlap=True)
+    sequence = engine.make_sequence(PROMPT, SamplingParams(seed=1, max_tokens=60, ignore_eos=True), hold=True)
+    engine.add(sequence)
+    while len(sequence.token_ids) < BLOCK_SIZE + 1:
+        engine.step()
+    engine.finish(sequence, FinishReason.STOP)
+    assert engine.load().held_blocks == 2, "one for the token that is being computed"
+    while engine.has_work:
+        engine.step()
+        engine.check()
+    assert engine.load().held_blocks == 1
+
+
 def test_a_reader_who_falls_behind_is_told_the_same() -> None:
     def told(overlap: bool) -> list[int]:
         engine = paper_engine(16, overlap=overlap)
