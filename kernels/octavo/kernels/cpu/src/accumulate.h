@@ -10,7 +10,8 @@ namespace OCTAVO_ISA {
 struct Single {
     using Element = float;
     using Sum = f32x16;
-    static constexpr int PER_STEP = 1;
+    static constexpr int PER_STEP = 1, TURNS = 1;
+    template <int>
     INLINE f32x16 step(f32x16 acc, const char* column, const char* row) {
         return fma(load_as<f32x16>(column), (f32x16)splat_from(row), acc);
     }
@@ -20,9 +21,10 @@ struct Single {
 struct Pair {
     using Element = uint16_t;
     using Sum = f32x16;
-    static constexpr int PER_STEP = 2;
+    static constexpr int PER_STEP = 2, TURNS = PAIR_TURNS;
+    template <int TURN>
     INLINE f32x16 step(f32x16 acc, const char* column, const char* row) {
-        return dot_pairs(acc, load_as<u32x16>(column), splat_from(row));
+        return dot_pairs<TURN>(acc, load_as<u32x16>(column), splat_from(row));
     }
     INLINE void put(Element* to, f32x16 v) { store_bf16(to, v); }
 };
@@ -31,7 +33,8 @@ struct Pair {
 struct UnsignedColumns {
     using Element = int8_t;
     using Sum = i32x16;
-    static constexpr int PER_STEP = 4;
+    static constexpr int PER_STEP = 4, TURNS = 1;
+    template <int>
     INLINE i32x16 step(i32x16 acc, const char* column, const char* row) {
         return dot_quads(acc, load_as<u32x16>(column), splat_from(row));
     }
@@ -40,10 +43,16 @@ struct UnsignedColumns {
 struct UnsignedRows {
     using Element = uint8_t;
     using Sum = i32x16;
-    static constexpr int PER_STEP = 4;
+    static constexpr int PER_STEP = 4, TURNS = 1;
+    template <int>
     INLINE i32x16 step(i32x16 acc, const char* column, const char* row) {
         return dot_quads(acc, splat_from(row), load_as<u32x16>(column));
     }
+};
+
+template <int N>
+struct Constant {
+    static constexpr int value = N;
 };
 
 // acc[r][v] += Σᵢ rows[r][i] · columns[v][i], i in [0, steps), in this order.
@@ -58,19 +67,20 @@ INLINE void accumulate(
     for (int i = 0; i < steps; i++) {
 #pragma GCC unroll 4
         for (int p = 0; p < AHEAD; p++) prefetch<SOON>(ahead[p] + i * ahead_step);
+        const auto turn = [&](auto t) {
 #pragma GCC unroll 12
-        for (int r = 0; r < R; r++)
+            for (int r = 0; r < R; r++)
 #pragma GCC unroll 4
-            for (int v = 0; v < V; v++)
-                acc[r][v] = Kind::step(acc[r][v], columns[v] + i * column_step, rows + r * row_stride + i * 4);
+                for (int v = 0; v < V; v++)
+                    acc[r][v] = Kind::template step<t.value>(
+                        acc[r][v], columns[v] + i * column_step, rows + r * row_stride + i * 4);
+        };
+        turn(Constant<0>());
+        if constexpr (Kind::TURNS == 2) turn(Constant<1>());
     }
 }
 
 // Calls body with 1 … MOST as a constant that equals n, so that a tile's size is known when it is compiled.
-template <int N>
-struct Constant {
-    static constexpr int value = N;
-};
 template <int MOST, class Body>
 INLINE void with_constant(int n, const Body& body) {
     if constexpr (MOST > 0) {

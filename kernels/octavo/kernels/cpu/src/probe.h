@@ -2,6 +2,7 @@
 #pragma once
 
 #include "kernels.h"
+#include "quads.h"
 #include "vec.h"
 
 namespace OCTAVO_ISA {
@@ -27,19 +28,24 @@ inline uint64_t multiply(int rounds, bool by_bytes) {
     u32x16 a = splat(uint32_t(rounds)), b = splat(uint32_t(rounds + 1));
     uint64_t used = 0;
     if (by_bytes) {
-        i32x16 acc[N];
-        for (int n = 0; n < N; n++) acc[n] = splat(n);  // equal sums would be computed once
-        for (int i = 0; i < rounds; i++)
+        QuadSum<8, N> acc[N];
+        for (int n = 0; n < N; n++) acc[n].begin(splat(n));  // equal sums would be computed once
+        for (int i = 0; i < rounds; i++) {
 #pragma GCC unroll 24
-            for (int n = 0; n < N; n++) acc[n] = dot_quads(acc[n], a, b);
-        for (int n = 0; n < N; n++) used |= acc[n][0];
+            for (int n = 0; n < N; n++) acc[n].add(i, a, b);
+            b += 1;  // or the compiler would see that every round is the same
+        }
+        for (int n = 0; n < N; n++) used |= acc[n].total(splat(n))[0];
     } else {
         f32x16 acc[N];
         for (int n = 0; n < N; n++) acc[n] = splat(float(n));
         for (int i = 0; i < rounds; i++) {
 #pragma GCC unroll 24
-            for (int n = 0; n < N; n++) acc[n] = dot_pairs(acc[n], a, b);
-            b += 1;  // or the compiler would see that every round is the same
+            for (int n = 0; n < N; n++) {
+                acc[n] = dot_pairs<0>(acc[n], a, b);
+                if constexpr (PAIR_TURNS == 2) acc[n] = dot_pairs<1>(acc[n], a, b);
+            }
+            b += 1;
         }
         for (int n = 0; n < N; n++) used |= acc[n][0] == 1.f;
     }

@@ -74,8 +74,14 @@ INLINE void finish(const Product& p, int row, int panel, f32x16 left, f32x16 rig
 // A panel of float32 is [k][32], one of bfloat16 [k / 2][32][2].
 template <class Kind>
 struct PlainForm {
-    static constexpr int MOST_ROWS = TILE_ROWS, FEW_ROWS = std::min(TILE_ROWS, 8);
+    // In turns, a pair's halves of rows and columns take registers that sums would have.
+    static constexpr int MOST_ROWS = Kind::TURNS == 1 ? TILE_ROWS : std::min(TILE_ROWS, 4);
+    static constexpr int FEW_ROWS = std::min(MOST_ROWS, 8);
     static constexpr int tile_rows(int rows) { return rows <= MOST_ROWS ? FEW_ROWS : MOST_ROWS; }
+    // Of float32 without AVX-512, a single row's next weights are fetched by the processor itself, and where rows are
+    // many, a fetch for each tile would push weights out of the cache that are in use.
+    static constexpr bool FETCHES_SELDOM = TILE_VECTORS == 1 && Kind::TURNS == 1;
+    static constexpr bool fetches(int rows, int tile) { return !FETCHES_SELDOM || (rows > 1 && tile < 2); }
 
     static constexpr size_t panel_bytes(int k) { return size_t(k) * PANEL * sizeof(typename Kind::Element); }
 
@@ -86,10 +92,16 @@ struct PlainForm {
             const char* columns[TILE_VECTORS];
             for (int c = 0; c < TILE_VECTORS; c++) columns[c] = panel + 64 * (v + c);
             // Few rows use weights as fast as memory gives them: both lines of every step are fetched.
-            constexpr int AHEAD = R <= FEW_ROWS ? 2 : 1;
-            const char* lines[2] = {ahead, ahead + 64};
-            accumulate<Kind, R, TILE_VECTORS, AHEAD>(
-                acc, a, stride, columns, 4 * PANEL, k / Kind::PER_STEP, lines, 64 * AHEAD);
+            constexpr int AHEAD = R <= FEW_ROWS ? TILE_VECTORS : 1, STEP = R <= FEW_ROWS ? 128 : 64;
+            const char* lines[2] = {ahead + 64 * v, ahead + 64};
+            const auto sum = [&](auto fetched) {
+                accumulate<Kind, R, TILE_VECTORS, fetched.value>(
+                    acc, a, stride, columns, 4 * PANEL, k / Kind::PER_STEP, lines, STEP);
+            };
+            if (!FETCHES_SELDOM || ahead)
+                sum(Constant<AHEAD>());
+            else
+                sum(Constant<0>());
             for (int r = 0; r < R; r++)
                 for (int c = 0; c < TILE_VECTORS; c++) result[r][v + c] = acc[r][c];
         }
@@ -125,6 +137,7 @@ void product(const Product& p, int first, int last) {
             const int from = rows * t / tiles, to = rows * (t + 1) / tiles;
             const char* a = static_cast<const char*>(p.a) + (top + from) * p.a_stride;
             const char* ahead = tiles == 1 ? now + AHEAD_BYTES : next + panel_bytes * std::min(t, 1) / 2;
+            if (!Form::fetches(rows, t)) ahead = nullptr;
             with_constant<Form::MOST_ROWS>(to - from, [&](auto n) {
                 compute<Form, n.value>(p, top + from, panel, a, now, ahead);
             });

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "product.h"
+#include "quads.h"
 #include "quantized_layout.h"
 
 namespace OCTAVO_ISA {
@@ -30,11 +31,13 @@ INLINE void unpack(const char* from, u32x16 (&quads)[8]) {
 
 template <int FORM>
 struct GroupForm {
-    static constexpr int MOST_ROWS = TILE_ROWS, FEW_ROWS = std::min(TILE_ROWS, 4);
+    static constexpr int FEW_ROWS = std::min(TILE_ROWS, 4);
+    static constexpr int MOST_ROWS = TILE_VECTORS == 2 ? TILE_ROWS : FEW_ROWS;
     // Two tiles at least where rows are not few: the second one fetches what it needs for the next panel.
     static constexpr int tile_rows(int rows) {
         return rows <= FEW_ROWS ? FEW_ROWS : std::min(MOST_ROWS, (rows + 1) / 2);
     }
+    static constexpr bool fetches(int, int) { return true; }
 
     static constexpr octavo::GroupShape SHAPE = octavo::shape_of(FORM);
     static constexpr size_t BLOCK = octavo::block_bytes(SHAPE);
@@ -75,26 +78,26 @@ struct GroupForm {
         const auto group = [&](int r) -> const octavo::ActivationGroup& {
             return *reinterpret_cast<const octavo::ActivationGroup*>(a + r * stride);
         };
-        i32x16 dot[PARTS][ROWS][VECTORS];
+        QuadSum<SHAPE.bits, ROWS> dot[PARTS][ROWS][VECTORS];
         for (int part = 0; part < PARTS; part++) {
 #pragma GCC unroll 4
             for (int r = 0; r < ROWS; r++)
-                for (int c = 0; c < VECTORS; c++) dot[part][r][c] = start(group(r), part);
+                for (int c = 0; c < VECTORS; c++) dot[part][r][c].begin(start(group(r), part));
 #pragma GCC unroll 8
             for (int i = 0; i < QUADS; i++)
 #pragma GCC unroll 4
                 for (int r = 0; r < ROWS; r++) {
                     const int at = part * QUADS + i;
                     const u32x16 x = splat_from(group(r).q + 4 * at);
-                    for (int c = 0; c < VECTORS; c++)
-                        dot[part][r][c] = dot_quads(dot[part][r][c], block.quads[c][at], x);
+                    for (int c = 0; c < VECTORS; c++) dot[part][r][c].add(i, block.quads[c][at], x);
                 }
         }
 #pragma GCC unroll 4
         for (int r = 0; r < ROWS; r++)
             for (int c = 0; c < VECTORS; c++) {
-                f32x16 scaled = to_float(dot[0][r][c]) * block.scale[c][0];
-                if constexpr (PARTS == 2) scaled = fma(to_float(dot[1][r][c]), block.scale[c][1], scaled);
+                f32x16 scaled = to_float(dot[0][r][c].total(start(group(r), 0))) * block.scale[c][0];
+                if constexpr (PARTS == 2)
+                    scaled = fma(to_float(dot[1][r][c].total(start(group(r), 1))), block.scale[c][1], scaled);
                 acc[r][c] = fma(scaled, splat(group(r).scale), acc[r][c]);
                 if constexpr (SHAPE.minimum) acc[r][c] = fma(block.minimum[c], splat(group(r).sum), acc[r][c]);
             }

@@ -2,14 +2,16 @@
 #pragma once
 
 #include "product.h"
+#include "quads.h"
 #include "quantized_layout.h"
 
 namespace OCTAVO_ISA {
 
 struct Int8Form {
     // With 12 rows the registers for sums of floats are missed more than the loads of weights are felt with 8.
-    static constexpr int MOST_ROWS = std::min(TILE_ROWS, 8);
+    static constexpr int MOST_ROWS = TILE_VECTORS == 2 ? 8 : std::min(TILE_ROWS, 4);
     static constexpr int tile_rows(int) { return MOST_ROWS; }
+    static constexpr bool fetches(int, int) { return true; }
 
     static constexpr size_t panel_bytes(int k) { return octavo::int8_groups(k) * octavo::INT8_BLOCK_BYTES; }
 
@@ -26,10 +28,10 @@ struct Int8Form {
                 const auto of_row = [&](int r) -> const octavo::Int8Group& {
                     return *reinterpret_cast<const octavo::Int8Group*>(group + r * stride);
                 };
-                i32x16 acc[R][VECTORS];
+                QuadSum<8, R> acc[R][VECTORS];
 #pragma GCC unroll 12
                 for (int r = 0; r < R; r++)
-                    for (int c = 0; c < VECTORS; c++) acc[r][c] = splat(of_row(r).correction);
+                    for (int c = 0; c < VECTORS; c++) acc[r][c].begin(splat(of_row(r).correction));
                 for (int i = 0; i < QUADS; i++) {
                     for (int c = 0; c < VECTORS; c++, ahead += 64) prefetch(ahead);
                     u32x16 w[VECTORS];
@@ -37,15 +39,17 @@ struct Int8Form {
 #pragma GCC unroll 12
                     for (int r = 0; r < R; r++) {
                         const u32x16 x = splat_from(bytes + r * stride + 4 * i);
-                        for (int c = 0; c < VECTORS; c++) acc[r][c] = dot_quads(acc[r][c], w[c], x);
+                        for (int c = 0; c < VECTORS; c++) acc[r][c].add(i, w[c], x);
                     }
                 }
                 const char* scales = panel + g * octavo::INT8_BLOCK_BYTES + octavo::INT8_SCALES_AT;
                 for (int c = 0; c < VECTORS; c++) {
                     const f32x16 scale = load_f16(reinterpret_cast<const uint16_t*>(scales) + 16 * (v + c));
 #pragma GCC unroll 12
-                    for (int r = 0; r < R; r++)
-                        total[r][c] = fma(to_float(acc[r][c]) * scale, splat(of_row(r).scale), total[r][c]);
+                    for (int r = 0; r < R; r++) {
+                        const f32x16 sum = to_float(acc[r][c].total(splat(of_row(r).correction)));
+                        total[r][c] = fma(sum * scale, splat(of_row(r).scale), total[r][c]);
+                    }
                 }
             }
             for (int r = 0; r < R; r++)

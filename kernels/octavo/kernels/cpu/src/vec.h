@@ -39,7 +39,7 @@ typedef float f32xr __attribute__((vector_size(REGISTER_BYTES)));
 #if defined(__AVX512F__)
 constexpr int TILE_ROWS = 12, TILE_VECTORS = 2;
 #elif defined(__AVX2__)
-constexpr int TILE_ROWS = 5, TILE_VECTORS = 1;
+constexpr int TILE_ROWS = 6, TILE_VECTORS = 1;
 #else
 constexpr int TILE_ROWS = 2, TILE_VECTORS = 1;
 #endif
@@ -286,12 +286,21 @@ INLINE f32x16 load_f16(const uint16_t* from) {
 #endif
 }
 
-// acc + a₀·b₀ + a₁·b₁ for 16 pairs of bfloat16, each pair in 32 bits with its first element below.
+// How often `dot_pairs` is called for a pair, in turn, so that only half of all numbers are in registers at a time.
+#if defined(__AVX512F__)
+constexpr int PAIR_TURNS = 1;
+#else
+constexpr int PAIR_TURNS = 2;
+#endif
+
+// acc + a₀·b₀ + a₁·b₁, in turns, for 16 pairs of bfloat16, each pair in 32 bits with its first element below.
+template <int TURN>
 INLINE f32x16 dot_pairs(f32x16 acc, u32x16 a, u32x16 b) {
 #if defined(__AVX512BF16__)
     return (f32x16)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
 #else
-    acc = fma((f32x16)(a << 16), (f32x16)(b << 16), acc);
+    if constexpr (TURN == 0) acc = fma((f32x16)(a << 16), (f32x16)(b << 16), acc);
+    if constexpr (TURN == 0 && PAIR_TURNS == 2) return acc;
     return fma((f32x16)(a & 0xffff0000), (f32x16)(b & 0xffff0000), acc);
 #endif
 }
