@@ -96,7 +96,8 @@ def test_every_setting_reaches_the_engine() -> None:
         engine={
             "dtype": "float32",
             "maxModelLen": 1024,
-            "kvCache": {"memory": "128Mi", "prefixCaching": False},
+            "quantization": "int8",
+            "kvCache": {"memory": "128Mi", "dtype": "int8", "prefixCaching": False},
             "extraArgs": ["--max-num-seqs=8"],
         },
     )["args"]
@@ -108,8 +109,10 @@ def test_every_setting_reaches_the_engine() -> None:
         "--served-name=chat",
         "--grace-period=35",
         "--dtype=float32",
+        "--quantization=int8",
         "--max-model-len=1024",
         "--kv-cache-memory=128Mi",
+        "--kv-cache-dtype=int8",
         "--no-prefix-caching",
         "--max-num-seqs=8",
     ]

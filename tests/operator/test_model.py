@@ -54,7 +54,7 @@ def test_the_schemas_defaults_are_the_autoscalers() -> None:
         ({"model": {"uri": "ftp://x"}}, "spec.model.uri"),
         ({"model": {"uri": "file:///a/../b"}}, "spec.model.uri"),
         ({"model": {"uri": "builtin://smollm2", "revision": "main"}}, "spec.model"),
-        ({"engine": {"quantization": "int8"}}, "spec.engine.quantization"),
+        ({"engine": {"quantization": "int3"}}, "spec.engine.quantization"),
         ({"parallelism": {"tensor": 0}}, "spec.parallelism.tensor"),
         ({"parallelism": {"tensor": 65}}, "spec.parallelism.tensor"),
         ({"parallelism": {"device": "gpu"}}, "spec.parallelism.device"),

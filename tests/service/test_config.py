@@ -109,7 +109,7 @@ def test_what_kubernetes_sets_for_a_service_named_octavo_is_passed_over() -> Non
         (
             {"quantization": "int3"},
             {},
-            r"flag --quantization: .*'auto', 'none', 'int8' or 'int4' \(got 'int3'\)",
+            r"flag --quantization: .*'auto', 'none', 'int8', 'int4' or 'fp8' \(got 'int3'\)",
         ),
         ({"kv_cache_dtype": "int4"}, {}, r"flag --kv-cache-dtype: .*'auto' or 'int8' \(got 'int4'\)"),
         ({}, {"OCTAVO_RUNNER": "Native"}, r"OCTAVO_RUNNER: .*'auto', 'native' or 'torch' \(got 'Native'\)"),
@@ -130,7 +130,7 @@ def test_errors_name_source_value_and_rule(
     [
         ("prot: 1", r"key 'prot' in .*octavo.yaml: is no setting; did you mean port\?"),
         ("runner: [native]", r"key 'runner' in .*: .*'auto', 'native' or 'torch' \(got \['native'\]\)"),
-        ("quantization: 8", r"key 'quantization' in .*octavo.yaml: .*'int8' or 'int4' \(got 8\)"),
+        ("quantization: 8", r"key 'quantization' in .*octavo.yaml: .*'int4' or 'fp8' \(got 8\)"),
         ("weight_cache: false", r"key 'weight_cache' in .*octavo.yaml: .*valid string \(got False\)"),
         ("port: [1]", r"key 'port' in .*octavo.yaml: .*valid integer.* \(got \[1\]\)"),
         ("- port", r"must be a mapping of settings"),

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-Quantization = Literal["auto", "none", "int8", "int4"]
+Quantization = Literal["auto", "none", "int8", "int4", "fp8"]
 KVCacheType = Literal["auto", "int8"]
 RunnerName = Literal["auto", "native", "torch"]
 KernelsName = Literal["auto", "reference", "triton"]
@@ -38,8 +38,8 @@ class EngineConfig:
     )
     quantization: Quantization = option(
         "auto",
-        "Bits of the weights on a CPU: int8, int4 (in groups of 32), none for those of dtype, or auto: as "
-        "the checkpoint has them, unless dtype is set.",
+        "Bits of the weights: int8, int4 (in groups of 32), fp8 (by the torch runner), none for those of "
+        "dtype, or auto: on a CPU as the checkpoint has them, unless dtype is set, and elsewhere none.",
     )
     kv_cache_dtype: KVCacheType = option(
         "auto",

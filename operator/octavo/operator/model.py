@@ -100,6 +100,7 @@ class KVCache(Part):
     """The memory that pages keys and values."""
 
     memory: str | None = None
+    dtype: Literal["auto", "int8"] = "auto"
     prefix_caching: bool = True
 
 
@@ -107,7 +108,7 @@ class Engine(Part):
     """Settings of the engine in every pod."""
 
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    quantization: Literal["auto", "none"] = "auto"
+    quantization: Literal["auto", "none", "int8", "int4", "fp8"] = "auto"
     max_model_len: Annotated[int, Field(ge=1)] | None = None
     kv_cache: KVCache = KVCache()
     extra_args: tuple[str, ...] = ()

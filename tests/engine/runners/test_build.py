@@ -78,12 +78,10 @@ def test_the_native_runner_is_refused_on_a_gpu(files: ModelFiles, device: str) -
         built(files, device=device, runner="native")
 
 
-@pytest.mark.parametrize("quantization", ["int8", "int4"])
-def test_pytorch_quantises_no_weights(files: ModelFiles, quantization: str) -> None:
-    with pytest.raises(
-        ConfigError, match=rf"^quantization: only the native runner .*\(got '{quantization}'\)$"
-    ):
-        built(files, runner="torch", quantization=quantization)
+@pytest.mark.usefixtures("with_kernels")
+def test_fp8_is_not_the_native_runners(files: ModelFiles) -> None:
+    with pytest.raises(ConfigError, match=r"^runner: native cannot serve .*: it has no fp8"):
+        built(files, device="cpu", runner="native", quantization="fp8")
 
 
 @pytest.fixture

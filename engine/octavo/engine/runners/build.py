@@ -72,10 +72,6 @@ def choose_runner(files: ModelFiles, config: EngineConfig) -> Literal["native", 
         log.warning("the native runner cannot serve %s, so PyTorch does: %s", files.name, reason)
     elif config.runner == "native":
         raise ConfigError(f"runner: native computes on a CPU only (got device {config.device!r})")
-    if config.quantization in ("int8", "int4"):
-        raise ConfigError(
-            f"quantization: only the native runner quantises weights (got {config.quantization!r})"
-        )
     return "torch"
 
 

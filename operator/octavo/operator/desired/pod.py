@@ -152,10 +152,14 @@ def arguments(model: InferenceModel, termination_grace: int) -> list[str]:
         *flags(model),
         f"--dtype={engine.dtype}",
     ]
+    if engine.quantization != "auto":
+        made.append(f"--quantization={engine.quantization}")
     if engine.max_model_len is not None:
         made.append(f"--max-model-len={engine.max_model_len}")
     if engine.kv_cache.memory is not None:
         made.append(f"--kv-cache-memory={engine.kv_cache.memory}")
+    if engine.kv_cache.dtype != "auto":
+        made.append(f"--kv-cache-dtype={engine.kv_cache.dtype}")
     if not engine.kv_cache.prefix_caching:
         made.append("--no-prefix-caching")
     return [*made, *engine.extra_args]

@@ -48,6 +48,8 @@ def refusal(files: ModelFiles, config: EngineConfig) -> str | None:
         return "its kernels were not compiled when Octavo was installed: no C++ compiler was found"
     if config.kernels != "auto":
         return f"it has kernels of its own (got kernels {config.kernels!r})"
+    if config.quantization == "fp8":
+        return "it has no fp8, which no CPU computes in (got quantization 'fp8')"
     if config.dtype == "float16":
         return "it has no float16, which no CPU computes fast in"
     for name, size, multiple in (

@@ -14,6 +14,7 @@ from octavo.kernels.cache import Int8Cache
 if TYPE_CHECKING:
     from octavo.engine.models.shard import Shard
     from octavo.engine.runners.torch.collectives import Collectives
+    from octavo.engine.runners.torch.linears import Linears
     from octavo.kernels.ops import Ops
 
 Cache = Tensor | Int8Cache[Tensor]
@@ -37,7 +38,7 @@ class Step:
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """One layer's weights; what is `Any` is of `Ops.pack_linear`."""
+    """One layer's weights; what is `Any` is of `Linears.pack`."""
 
     attention_norm: Tensor
     qkv: Any
@@ -59,31 +60,31 @@ class Decoder:
     def __init__(
         self,
         shard: Shard,
-        weights: dict[str, Tensor],
+        weights: dict[str, Any],
         ops: Ops[Tensor],
+        linears: Linears,
         collectives: Collectives,
         max_model_len: int,
     ) -> None:
-        def linear(name: str) -> Any:
-            return ops.pack_linear(weights.pop(name), weights.pop(f"{name}.bias", None))
-
         self._spec = spec = shard.spec
         self._shard = shard
         self._ops = ops
+        self._linears = linears
         self._collectives = collectives
-        self.embedding = weights.pop("embedding")
-        self._output = ops.pack_linear(self.embedding) if spec.tied_embeddings else linear("output")
+        self.embedding: Tensor = weights.pop("embedding")
+        tied = spec.tied_embeddings
+        self._output = ops.pack_linear(self.embedding) if tied else weights.pop("output")
         self._final_norm = weights.pop("final_norm")
         self._layers = [
             Layer(
                 attention_norm=weights.pop(f"layers.{i}.attention_norm"),
-                qkv=linear(f"layers.{i}.qkv"),
+                qkv=weights.pop(f"layers.{i}.qkv"),
                 q_norm=weights.pop(f"layers.{i}.q_norm", None),
                 k_norm=weights.pop(f"layers.{i}.k_norm", None),
-                o=linear(f"layers.{i}.o"),
+                o=weights.pop(f"layers.{i}.o"),
                 mlp_norm=weights.pop(f"layers.{i}.mlp_norm"),
-                gate_up=linear(f"layers.{i}.gate_up"),
-                down=linear(f"layers.{i}.down"),
+                gate_up=weights.pop(f"layers.{i}.gate_up"),
+                down=weights.pop(f"layers.{i}.down"),
                 window=spec.sliding_window(i),
             )
             for i in range(spec.num_layers)
@@ -94,7 +95,7 @@ class Decoder:
     def logits(self, step: Step, caches: Caches) -> Tensor:
         """Stores the step's keys and values in the caches; the logits of its rows, [num_rows, vocab_size] on
         rank 0 and of no use on others."""
-        spec, ops, together = self._spec, self._ops, self._collectives
+        spec, ops, linear, together = self._spec, self._ops, self._linears, self._collectives
         cos, sin = self._cos[step.positions], self._sin[step.positions]
         x = self._embed(step.token_ids)
         h = ops.rms_norm(x, self._layers[0].attention_norm, spec.norm_eps)
@@ -106,10 +107,10 @@ class Decoder:
                 x, h = x[step.rows], h[step.rows]
                 if not len(step.rows):
                     return x.new_empty(0, sum(self._shard.vocabulary))
-            attended = together.all_reduce(ops.linear(h, layer.o))
+            attended = together.all_reduce(linear(h, layer.o))
             h = ops.add_rms_norm(x, attended, layer.mlp_norm, spec.norm_eps)
-            h = ops.gated_activation(ops.linear(h, layer.gate_up), spec.activation)
-            h = ops.add_rms_norm(x, together.all_reduce(ops.linear(h, layer.down)), next_norm, spec.norm_eps)
+            h = ops.gated_activation(linear(h, layer.gate_up), spec.activation)
+            h = ops.add_rms_norm(x, together.all_reduce(linear(h, layer.down)), next_norm, spec.norm_eps)
         return together.gather(ops.linear(h, self._output), self._shard.vocabulary)
 
     def _embed(self, token_ids: Tensor) -> Tensor:
@@ -126,7 +127,7 @@ class Decoder:
     ) -> Tensor:
         """h: [num_tokens, hidden_size] → [num_tokens, num_heads * head_dim]."""
         spec, ops = self._spec, self._ops
-        heads = ops.linear(h, layer.qkv).view(len(h), -1, spec.head_dim)
+        heads = self._linears(h, layer.qkv).view(len(h), -1, spec.head_dim)
         num_rotated = spec.num_heads + spec.num_kv_heads
         queries_and_keys, values = heads[:, :num_rotated], heads[:, num_rotated:]
         if layer.q_norm is not None and layer.k_norm is not None:

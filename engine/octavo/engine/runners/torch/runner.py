@@ -25,6 +25,7 @@ from octavo.engine.runners.torch.device_memory import (
     weights_do_not_fit,
 )
 from octavo.engine.runners.torch.kernels import choose_kernels
+from octavo.engine.runners.torch.linears import choose_linears
 from octavo.engine.runners.torch.staging import Results, Staging
 from octavo.engine.runners.torch.weights import load_weights
 from octavo.kernels.cache import Int8Cache
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from octavo.engine.parallel.group import Group
     from octavo.engine.runners import Submitted
     from octavo.engine.runners.torch.device_memory import DeviceMemory
+    from octavo.engine.runners.torch.linears import Linears
 
 
 class TorchRunner:
@@ -74,7 +76,8 @@ class TorchRunner:
         self._caches: Caches = []
         self._staging = Staging(self._device)
         self._drawn: Any = None  # of the last step, int32 on the device
-        needed = self._weight_bytes()
+        linears = choose_linears(self._ops, config.quantization, spec)
+        needed = self._weight_bytes(linears)
         check_weights_fit(files.name, needed, self.free_memory(), self.dtype, self.device)
         if self._device.type == "cpu":
             _keep_freed_memory()
@@ -84,12 +87,13 @@ class TorchRunner:
         # tokens/s instead of 31).
         torch.set_num_threads(1)
         try:
-            weights = load_weights(files, self._shard, self._dtype, self._device, on_weight)
+            with torch.inference_mode():
+                weights = load_weights(files, self._shard, self._dtype, self._device, linears.pack, on_weight)
         except torch.OutOfMemoryError as error:
             raise weights_do_not_fit(files.name, needed, self.free_memory(), self.device) from error
         collectives = join(group, self._device)
         with torch.inference_mode():
-            self._decoder = Decoder(self._shard, weights, self._ops, collectives, max_model_len)
+            self._decoder = Decoder(self._shard, weights, self._ops, linears, collectives, max_model_len)
         torch.set_num_threads(config.threads or max(available_cpus() // group.size, 1))
         if memory is not None:
             self._activations = self._dry_run(config, max_model_len, memory, needed)
@@ -108,11 +112,14 @@ class TorchRunner:
         finally:
             self._caches = []
 
-    def _weight_bytes(self) -> int:
+    def _weight_bytes(self, linears: Linears) -> int:
         """Of what is loaded into the memory that rank 0 asks for: all ranks share a CPU's."""
-        elements = sum(math.prod(shape) for shape in self._spec.weight_shapes().values())
+        shapes = self._spec.weight_shapes().items()
+        total = sum(
+            math.prod(shape) * linears.bytes_each(name, self._dtype.itemsize) for name, shape in shapes
+        )
         shares = self._shard.size if self._device.type == "cpu" and self._shard.rank == 0 else 1
-        return elements * self._dtype.itemsize * shares
+        return int(total) * shares
 
     def allocate(self, num_blocks: int) -> None:
         spec = self._spec
