@@ -11,6 +11,7 @@ KVCacheType = Literal["auto", "int8"]
 RunnerName = Literal["auto", "native", "torch"]
 KernelsName = Literal["auto", "reference", "triton"]
 Overlap = Literal["auto", "on", "off"]
+CudaGraphs = Literal["auto", "on", "off"]
 Speculation = Literal["off", "ngram", "draft"]
 
 BLOCK_SIZE = 16
@@ -100,6 +101,11 @@ class EngineConfig:
         "auto",
         "Prepare the next step while one is computed; outputs stay the same. auto: on one GPU, without "
         "speculation.",
+    )
+    cuda_graphs: CudaGraphs = option(
+        "auto",
+        "Launch a decode step at once, as a CUDA graph for its number of sequences, rounded up. auto: on one "
+        "GPU, with Triton's kernels.",
     )
     stream_buffer: int = option(
         64, "Output tokens that may wait for a slow reader; then its sequence pauses."

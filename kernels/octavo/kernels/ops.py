@@ -115,12 +115,14 @@ class Ops(Protocol[Tensor]):
         num_kv_heads: int,
         like: Tensor,
         put: Put[Tensor] | None = None,
+        longest_context: int | None = None,
     ) -> Any:
         """What `store_kv` and `paged_attention` need to know of a step, worked out once for all layers.
 
         The arrays are those of a `Batch`: NumPy int32 [num_seqs], [num_seqs], [num_tokens] and
         [num_seqs, max_blocks]. like: a tensor of the model's dtype on its device.
         put: takes an array there, for whoever copies many at once; the tensor is read by launches only.
+        longest_context: what launches are made for, if that is more than the longest here.
         """
         ...
 

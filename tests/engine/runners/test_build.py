@@ -78,6 +78,11 @@ def test_the_native_runner_is_refused_on_a_gpu(files: ModelFiles, device: str) -
         built(files, device=device, runner="native")
 
 
+def test_a_cpu_has_no_cuda_graphs(files: ModelFiles) -> None:
+    with pytest.raises(ConfigError, match=r"^cuda_graphs: must be off or auto on a CPU \(got 'on'\)$"):
+        built(files, device="cpu", cuda_graphs="on")
+
+
 @pytest.mark.usefixtures("with_kernels")
 def test_fp8_is_not_the_native_runners(files: ModelFiles) -> None:
     with pytest.raises(ConfigError, match=r"^runner: native cannot serve .*: it has no fp8"):

@@ -63,6 +63,8 @@ def build_part(
 def choose_runner(files: ModelFiles, config: EngineConfig) -> Literal["native", "torch"]:
     """What `runner=auto` means here. Raises ConfigError where the chosen one cannot do what is asked."""
     on_cpu = config.device == "cpu" or (config.device == "auto" and not has_gpu())
+    if on_cpu and config.cuda_graphs == "on":
+        raise ConfigError("cuda_graphs: must be off or auto on a CPU (got 'on')")
     if config.runner != "torch" and on_cpu:
         reason = _refusal(files, config)
         if reason is None:

@@ -86,7 +86,9 @@ def plan_attention(
     num_kv_heads: int,
     like: Tensor,
     put: Callable[[np.ndarray], Tensor] | None = None,
+    longest_context: int | None = None,
 ) -> Plan:
+    """longest_context: makes no difference here, where nothing is launched later with other sequences."""
     heads = np.arange(num_kv_heads)
     first_tokens = np.cumsum(query_lens) - query_lens
     num_blocks = -(-context_lens // block_size)

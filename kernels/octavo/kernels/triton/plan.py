@@ -62,6 +62,7 @@ def plan_attention(
     num_kv_heads: int,
     like: Tensor,
     put: Put | None = None,
+    longest_context: int | None = None,
 ) -> Plan:
     owners = np.repeat(np.arange(len(query_lens)), query_lens)
     slots = block_tables[owners, positions // block_size] * block_size + positions % block_size
@@ -78,7 +79,8 @@ def plan_attention(
         if not len(members):
             return None
         lens = query_lens[members]
-        return Rows(numbers, len(members), int(lens.sum()), int(lens.max()), int(context_lens[members].max()))
+        longest = longest_context or int(context_lens[members].max())
+        return Rows(numbers, len(members), int(lens.sum()), int(lens.max()), longest)
 
     short, long = np.flatnonzero(query_lens <= SHORT), np.flatnonzero(query_lens > SHORT)
     arrays = [slots, block_tables, numbers(short), numbers(long)]

@@ -6,6 +6,7 @@ how much it had out at most.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
@@ -137,4 +138,16 @@ def largest_batch(config: EngineConfig, max_model_len: int) -> Batch:
             logprobs=ints + 1,
             candidates=ints,
         ),
+    )
+
+
+def decode_of(batch: Batch, context: int) -> Batch:
+    """The same of sequences whose last tokens these are, a token each, of contexts as long as may be."""
+    count = len(batch.query_lens)
+    assert len(batch.token_ids) == count
+    return replace(
+        batch,
+        positions=np.full(count, context - 1, np.int32),
+        context_lens=np.full(count, context, np.int32),
+        block_tables=np.zeros((count, -(-context // BLOCK_SIZE)), np.int32),
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import math
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,12 @@ from octavo.engine.runners.torch.collectives import join
 from octavo.engine.runners.torch.decoder import Cache, Caches, Decoder, Step
 from octavo.engine.runners.torch.device_memory import (
     CudaMemory,
+    decode_of,
     largest_batch,
     measure,
     weights_do_not_fit,
 )
+from octavo.engine.runners.torch.graphs import Graphs, Shapes, choose_capture
 from octavo.engine.runners.torch.kernels import choose_kernels
 from octavo.engine.runners.torch.linears import choose_linears
 from octavo.engine.runners.torch.staging import Results, Staging
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from octavo.engine.parallel.group import Group
     from octavo.engine.runners import Submitted
     from octavo.engine.runners.torch.device_memory import DeviceMemory
+    from octavo.engine.runners.torch.graphs import Capture
     from octavo.engine.runners.torch.linears import Linears
 
 
@@ -56,8 +60,10 @@ class TorchRunner:
         on_weight: Callable[[str], None] = lambda name: None,
         group: Group = ALONE,
         memory: DeviceMemory | None = None,
+        capture: Capture | None = None,
     ) -> None:
-        """memory: of the device; that of this machine's if unset."""
+        """memory: of the device; that of this machine's if unset. capture: what makes graphs of steps; what
+        `config.cuda_graphs` asks for if unset."""
         self._shard = Shard.of(files.spec, group.rank, group.size)
         self._spec = spec = self._shard.spec
         self._device = _device(config.device, group)
@@ -72,6 +78,9 @@ class TorchRunner:
         if memory is None and self._device.type == "cuda":
             memory = CudaMemory(self._device)
         self._memory = memory
+        self._capture = capture or choose_capture(config, self._device, self._ops)
+        self._shapes = Shapes(config.max_num_seqs, max_model_len)
+        self._graphs: Graphs | None = None
         self._activations = 0
         self._caches: Caches = []
         self._staging = Staging(self._device)
@@ -103,12 +112,18 @@ class TorchRunner:
         return free - self._activations
 
     def _dry_run(self, config: EngineConfig, max_model_len: int, memory: DeviceMemory, weights: int) -> int:
-        """Bytes that the largest step takes beside weights and pool: it is computed, on a pool of a block."""
+        """Bytes that the largest step takes beside weights and pool: it is computed, on a pool of a block.
+        With graphs also those of the largest decode, which are not given back."""
         batch = largest_batch(config, max_model_len)
+        decode = decode_of(largest_batch(config, 1), max_model_len)
         compute = self.run if self._shard.rank == 0 else self.logits
-        self.allocate(1)
+        self._make_caches(1)
         try:
-            return measure(lambda: compute(batch), memory, config, weights, self.device)
+            taken = measure(lambda: compute(batch), memory, config, weights, self.device)
+            if self._capture is not None:
+                taken += measure(lambda: self.logits(decode), memory, config, weights, self.device)
+                taken += config.max_num_seqs * sum(self._shard.vocabulary) * self._dtype.itemsize
+            return taken
         finally:
             self._caches = []
 
@@ -122,6 +137,21 @@ class TorchRunner:
         return int(total) * shares
 
     def allocate(self, num_blocks: int) -> None:
+        if self._capture is None:
+            self._make_caches(num_blocks)
+            return
+        self._make_caches(num_blocks + 1)  # the last one is of sequences that fill a graph's step
+        self._graphs = Graphs(
+            self._capture,
+            self._shapes,
+            self._staging,
+            spare_block=num_blocks,
+            prepare=self._step,
+            compute=lambda step: self._decoder.logits(step, self._caches),
+            known=self._known,
+        )
+
+    def _make_caches(self, num_blocks: int) -> None:
         spec = self._spec
         shape = (num_blocks, spec.num_kv_heads, BLOCK_SIZE, spec.head_dim)
         # Zeros, not garbage: padding is masked after the product, and a NaN survives any mask.
@@ -147,12 +177,36 @@ class TorchRunner:
 
     @torch.inference_mode()
     def logits(self, batch: Batch) -> torch.Tensor:
-        """All of a step but the sampling: [num_rows + num_scored, vocab_size], as the model has them."""
+        """All of a step but the sampling: [num_rows + num_scored, vocab_size], as the model has them.
+        With graphs the next step overwrites them."""
         if self._device.type == "cuda" and self._device.index is not None:
             torch.cuda.set_device(self._device)  # this thread's; Triton launches there, whatever it is given
         staging = self._staging
         staging.begin()
         copies = staging.put(batch.copies.astype(np.int64))
+        shape = self._graphs.shape_of(batch) if self._graphs is not None else None
+        if shape is None:
+            rows = np.concatenate([batch.sampling.rows, batch.scoring.rows])
+            step = self._step(batch, rows, staging.put)
+        staging.send()
+        if len(copies):
+            for caches in self._caches:
+                for cache in caches:
+                    self._ops.copy_blocks(cache, copies)
+        if self._graphs is not None and shape is not None:
+            return self._graphs.logits(batch, shape)
+        if (batch.token_ids < 0).any():
+            step = replace(step, token_ids=self._known(step.token_ids))
+        return self._decoder.logits(step, self._caches)
+
+    def _step(
+        self,
+        batch: Batch,
+        rows: np.ndarray,
+        put: Callable[[np.ndarray], torch.Tensor],
+        longest_context: int | None = None,
+    ) -> Step:
+        """What the decoder reads, once `put` has sent it. rows: the tokens whose logits are wanted."""
         attention = self._ops.plan_attention(
             batch.query_lens,
             batch.context_lens,
@@ -161,20 +215,15 @@ class TorchRunner:
             BLOCK_SIZE,
             self._spec.num_kv_heads,
             like=self._decoder.embedding,
-            put=staging.put,
+            put=put,
+            longest_context=longest_context,
         )
-        token_ids = staging.put(batch.token_ids.astype(np.int64))
-        positions = staging.put(batch.positions.astype(np.int64))
-        rows = staging.put(np.concatenate([batch.sampling.rows, batch.scoring.rows]).astype(np.int64))
-        staging.send()
-        if (batch.token_ids < 0).any():
-            token_ids = self._known(token_ids)
-        if len(copies):
-            for caches in self._caches:
-                for cache in caches:
-                    self._ops.copy_blocks(cache, copies)
-        step = Step(token_ids=token_ids, positions=positions, rows=rows, attention=attention)
-        return self._decoder.logits(step, self._caches)
+        return Step(
+            token_ids=put(batch.token_ids.astype(np.int64)),
+            positions=put(batch.positions.astype(np.int64)),
+            rows=put(rows.astype(np.int64)),
+            attention=attention,
+        )
 
     def _known(self, token_ids: torch.Tensor) -> torch.Tensor:
         """The tokens of a batch of which some were `drawn` by the step before, on the device."""
