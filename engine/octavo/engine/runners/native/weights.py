@@ -56,7 +56,9 @@ class PackedWeights:
         blocks = {
             name
             for name, kind in files.ggml_types().items()
-            if name in parts and self._is_quantized(parts[name][0]) and cuts_between_blocks(self._shard, name, kind)
+            if name in parts
+            and self._is_quantized(parts[name][0])
+            and cuts_between_blocks(self._shard, name, kind)
         }
         for weight in files.weights(as_stored=blocks, shard=self._shard):
             if weight.name in parts:
@@ -107,10 +109,14 @@ class PackedWeights:
 
 
 def cuts_between_blocks(shard: Shard, name: str, ggml_type: int) -> bool:
-    """Whether a rank's part of a weight is whole blocks of a type of GGML. What is not is rounded anew, by the
-    same groups: of 32 or 16, at which all parts begin and end."""
+    """Whether a rank's part of a weight is whole blocks of a type of GGML.
+
+    What is not is rounded anew, by the same groups: of 32 or 16, at which all parts begin and end.
+    """
     size = GGMLType(ggml_type).block_size
-    return all((bound or 0) % size == 0 for part in shard.index(name)[1:] for bound in (part.start, part.stop))
+    return all(
+        (bound or 0) % size == 0 for part in shard.index(name)[1:] for bound in (part.start, part.stop)
+    )
 
 
 def _as_float32(weight: Weight) -> np.ndarray:
