@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gguf import GGML_QUANT_SIZES
 from gguf import GGMLQuantizationType as Kind
 
 from octavo.engine.config import EngineConfig
@@ -167,6 +168,34 @@ def test_a_gguf_file_s_own_blocks(tiny_model: TinyModel, tmp_path: Path, kind: K
     exact, one, several = (of_steps(path, size, dtype=dtype) for size, dtype in
                            ((1, "float32"), (1, "auto"), (4, "auto")))  # fmt: skip
     assert np.linalg.norm(several - exact) <= 1.2 * np.linalg.norm(one - exact)
+
+
+@compiled
+@pytest.mark.parametrize("kind", [Kind.Q4_K, Kind.Q6_K])
+def test_blocks_of_256_are_rounded_anew_where_they_are_cut(
+    tiny_model: TinyModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: Kind
+) -> None:
+    """Of two ranks each has half a block of o, and whole ones of down; of four half a block of that too."""
+    num_bytes = GGML_QUANT_SIZES[kind][1]
+    rng = np.random.default_rng(0)
+
+    def quantize(values: np.ndarray, stored: Kind) -> np.ndarray:
+        if stored != kind:
+            return values
+        blocks = rng.integers(0, 256, (len(values), values.shape[1] // 256, num_bytes), np.uint8)
+        for at in {Kind.Q4_K: (0, 2), Kind.Q6_K: (208,)}[kind]:
+            scales = rng.uniform(0, 2e-4, (*blocks.shape[:2], 1)).astype(np.float16)
+            blocks[:, :, at : at + 2] = scales.view(np.uint8)
+        return blocks.reshape(len(values), -1)
+
+    monkeypatch.setattr("gguf.quants.quantize", quantize)
+    path = tmp_path / "tiny.gguf"
+    sizes = {"hidden_size": 256, "intermediate_size": 512, "head_dim": 64}
+    convert(tiny_model("llama", **sizes), "llama", path, kind, {})
+    exact, one, two, four = (of_steps(path, size, dtype=dtype) for size, dtype in
+                             ((1, "float32"), (1, "auto"), (2, "auto"), (4, "auto")))  # fmt: skip
+    for several in (two, four):
+        assert np.linalg.norm(several - exact) <= 1.2 * np.linalg.norm(one - exact)
 
 
 @compiled

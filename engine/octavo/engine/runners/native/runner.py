@@ -110,8 +110,7 @@ class NativeRunner:
         )
         processors = Processors.of(group.rank, group.size, config.threads)
         self._pool = library().octavo_pool_new(processors.num_threads, processors.places())
-        # By the whole matrices: every rank has the same.
-        forms = choose_forms(files, config, matrices(files.spec), form)
+        forms = choose_forms(files, config, matrices(files.spec), form, self._shard)
         self._weights = PackedWeights(self._shard, forms)
         # Rank 0 asks for all, who take it out of the same memory.
         needed = self._weights.num_bytes * (group.size if group.rank == 0 else 1)

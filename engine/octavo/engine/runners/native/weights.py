@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from octavo.engine.models.ggml import GGMLType
+from octavo.engine.runners.native.forms import cuts_between_blocks
 from octavo.engine.runners.native.layout import Matrix, Part, matrices, vectors
 from octavo.kernels.cpu.library import SOURCE_TYPES, Form, Linear, library
 from octavo.kernels.cpu.quantized import GGML_SOURCE
@@ -106,17 +106,6 @@ class PackedWeights:
     def _floats(self, name: str, length: int) -> np.ndarray:
         place = self._places[name]
         return self._data[place : place + 4 * length].view(np.float32)
-
-
-def cuts_between_blocks(shard: Shard, name: str, ggml_type: int) -> bool:
-    """Whether a rank's part of a weight is whole blocks of a type of GGML.
-
-    What is not is rounded anew, by the same groups: of 32 or 16, at which all parts begin and end.
-    """
-    size = GGMLType(ggml_type).block_size
-    return all(
-        (bound or 0) % size == 0 for part in shard.index(name)[1:] for bound in (part.start, part.stop)
-    )
 
 
 def _as_float32(weight: Weight) -> np.ndarray:
