@@ -24,7 +24,7 @@ def measure(kind: str, rank: int, size: int, memory: int, rendezvous: Path, shap
 
     torch.set_num_threads(1)
     exchange = Exchange(memory, rank, size) if kind == "shared memory" else None
-    together = join(Group(rank, size, exchange, rendezvous), torch.device("cpu"))
+    together = join(Group(rank, size, exchange, rendezvous=rendezvous), torch.device("cpu"))
     x = torch.zeros(shape)
     times = []
     for _ in range(WARM_UP + TIMED):

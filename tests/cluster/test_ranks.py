@@ -29,7 +29,7 @@ KILL_A_RANK = (
 
 @pytest.fixture(scope="module")
 def image() -> None:
-    """The image with torch, which alone computes on several ranks."""
+    """The image with torch, in which either runner computes on several ranks."""
     subprocess.run([*shlex.split(os.environ["BUILD_IMAGE"]), IMAGE, "engine"], cwd=ROOT, check=True)
 
 

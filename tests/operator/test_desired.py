@@ -181,11 +181,11 @@ def test_devices_that_do_not_match_the_ranks_are_refused(
     assert raised.value.field == field
 
 
-def test_several_ranks_run_the_image_with_torch_on_processors_too() -> None:
+def test_several_ranks_on_processors_run_the_image_without_torch() -> None:
     platform = Platform("octavo-engine:1", engine_cpu_image="octavo-engine-cpu:1")
     made = desired(model(parallelism={"tensor": 3, "device": "cpu"}), 1, platform)
     [container] = made[-1]["spec"]["template"]["spec"]["containers"]
-    assert container["image"] == "octavo-engine:1"
+    assert container["image"] == "octavo-engine-cpu:1"
 
 
 def test_the_server_drains_within_the_grace_of_its_pod() -> None:

@@ -25,10 +25,12 @@ NOTICED = 5.0
 
 
 @contextmanager
-def answering(tiny_model: TinyModel) -> Iterator[tuple[Process, int, Iterator[pb.GenerateResponse]]]:
+def answering(
+    tiny_model: TinyModel, runner: str = "torch"
+) -> Iterator[tuple[Process, int, Iterator[pb.GenerateResponse]]]:
     """A server on two ranks in the middle of a long answer, the process of rank 1, and the answer."""
     model = str(tiny_model("llama", max_position_embeddings=65536))
-    settings = ("--kv-cache-memory", "16Mi", "--device", "cpu", "--runner", "torch")
+    settings = ("--kv-cache-memory", "16Mi", "--device", "cpu", "--runner", runner)
     with (
         served(model, *settings, "--tensor-parallel-size", "2") as octavo,
         grpc.insecure_channel(octavo.address) as channel,
@@ -48,11 +50,12 @@ def until_gone(process_id: int, seconds: float) -> None:
         time.sleep(0.02)
 
 
+@pytest.mark.parametrize("runner", ["torch", "native"])
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
 def test_requests_end_with_unavailable_health_says_so_and_the_process_fails(
-    tiny_model: TinyModel, how: signal.Signals
+    tiny_model: TinyModel, how: signal.Signals, runner: str
 ) -> None:
-    with answering(tiny_model) as (octavo, rank, responses):
+    with answering(tiny_model, runner) as (octavo, rank, responses):
         with grpc.insecure_channel(octavo.address) as channel:
             health = health_pb2_grpc.HealthStub(channel).Watch(
                 health_pb2.HealthCheckRequest(service="octavo.v1.Inference")

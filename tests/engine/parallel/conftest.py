@@ -42,11 +42,14 @@ def pool() -> Iterator[Pool]:
 
 @pytest.fixture
 def on_ranks(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> OnRanks:
-    """A model of float32 by PyTorch on some ranks. Of each number, the last one made is the one to use."""
+    """A model of float32 on some ranks, by PyTorch if not told otherwise.
+
+    Of each number, the last one made is the one to use.
+    """
     monkeypatch.setattr(runner, "Ranks", pool)
 
     def make(path: Path, size: int, **settings: Any) -> LLM:
-        fixed: dict[str, Any] = {"runner": "torch", "dtype": "float32", "threads": 1}
-        return LLM(str(path), tensor_parallel_size=size, **fixed, **({"kv_cache_memory": "4Mi"} | settings))
+        defaults = {"runner": "torch", "dtype": "float32", "threads": 1, "kv_cache_memory": "4Mi"}
+        return LLM(str(path), tensor_parallel_size=size, **(defaults | settings))
 
     return make

@@ -26,7 +26,7 @@ def ranks(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[Run,
 
     def group(rank: int) -> Group:
         exchange = Exchange(memory.fileno(), rank, size) if kind == "shared memory" else None
-        return Group(rank, size, exchange, tmp_path / "store")
+        return Group(rank, size, exchange, rendezvous=tmp_path / "store")
 
     with ThreadPoolExecutor(size) as pool:
         collectives = list(pool.map(lambda rank: join(group(rank), CPU), range(size)))

@@ -37,15 +37,16 @@ def anonymous_bytes(process_id: int) -> int:
     return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon:")) * 1024
 
 
+@pytest.mark.parametrize("name", ["torch", "native"])
 def test_a_rank_holds_its_share_of_weights_keys_and_values(
-    fresh: Ranks, on_ranks: OnRanks, tiny_model: TinyModel
+    fresh: Ranks, on_ranks: OnRanks, tiny_model: TinyModel, name: str
 ) -> None:
-    on_ranks(tiny_model("llama"), SIZE).generate([[5] * 40], progress=False)
+    on_ranks(tiny_model("llama"), SIZE, runner=name).generate([[5] * 40], progress=False)
     [process_id] = fresh.process_ids
     before = anonymous_bytes(process_id)
 
     path = tiny_model("llama", **LARGE)
-    llm = on_ranks(path, SIZE, kv_cache_memory=str(KV_BYTES), max_num_batched_tokens=64)
+    llm = on_ranks(path, SIZE, runner=name, kv_cache_memory=str(KV_BYTES), max_num_batched_tokens=64)
     num_tokens = llm.model.num_blocks * llm.model.block_size
     prompts = [[(i + j) % 2000 + 3 for j in range(300)] for i in range(num_tokens // 304)]
     llm.generate(prompts, SamplingParams(max_tokens=4, ignore_eos=True), progress=False)

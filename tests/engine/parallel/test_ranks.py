@@ -23,7 +23,7 @@ from tests.conftest import TinyModel
 
 from ..models.conftest import convert
 from .conftest import OnRanks, Pool
-from .test_sharded_decoder import CASES
+from .test_sharded_decoder import CASES, NATIVE
 
 LENGTHS = (1, 5, 16, 17, 40, 130)
 SCHEMA = json.dumps({"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]})
@@ -47,20 +47,29 @@ def answers(llm: LLM) -> list[Completion]:
     return llm.generate(prompts, params, progress=False)
 
 
-@pytest.fixture(scope="module", params=CASES.values(), ids=CASES.keys())
-def model(request: pytest.FixtureRequest, tiny_model: TinyModel) -> tuple[Path, list[Completion]]:
-    """A family's tiny model, and what one process makes of the requests."""
-    family, overrides = request.param
+OF_RUNNERS = {"torch": CASES, "native": NATIVE}
+
+
+@pytest.fixture(
+    scope="module",
+    params=[(runner, *case) for runner, cases in OF_RUNNERS.items() for case in cases.values()],
+    ids=[f"{runner}, {name}" for runner, cases in OF_RUNNERS.items() for name in cases],
+)
+def model(request: pytest.FixtureRequest, tiny_model: TinyModel) -> tuple[Path, str, list[Completion]]:
+    """A family's tiny model, a runner's name, and what one process of it makes of the requests."""
+    name, family, overrides = request.param
     path = tiny_model(family, **overrides)
     settings: dict[str, Any] = {"dtype": "float32", "threads": 1, "kv_cache_memory": "4Mi"}
-    one = LLM(str(path), runner="torch", max_num_batched_tokens=64, **settings)
-    return path, answers(one)
+    one = LLM(str(path), runner=name, max_num_batched_tokens=64, **settings)
+    return path, name, answers(one)
 
 
 @pytest.mark.parametrize("size", [2, 4])
-def test_tokens_of_one_process(model: tuple[Path, list[Completion]], on_ranks: OnRanks, size: int) -> None:
-    path, expected = model
-    llm = on_ranks(path, size, max_num_batched_tokens=64)
+def test_tokens_of_one_process(
+    model: tuple[Path, str, list[Completion]], on_ranks: OnRanks, size: int
+) -> None:
+    path, name, expected = model
+    llm = on_ranks(path, size, runner=name, max_num_batched_tokens=64)
     first, again = answers(llm), answers(llm)
     assert [c.token_ids for c in first] == [c.token_ids for c in expected]
     assert [c.token_ids for c in again] == [c.token_ids for c in expected]
@@ -81,11 +90,12 @@ def test_a_quantised_gguf_file(tiny_model: TinyModel, tmp_path: Path, on_ranks: 
     assert [c.token_ids for c in four] == [c.token_ids for c in one]
 
 
-def test_guessed_tokens(tiny_model: TinyModel, on_ranks: OnRanks) -> None:
+@pytest.mark.parametrize("name", ["torch", "native"])
+def test_guessed_tokens(tiny_model: TinyModel, on_ranks: OnRanks, name: str) -> None:
     path = tiny_model("llama")
-    expected = answers(on_ranks(path, 1))
+    expected = answers(on_ranks(path, 1, runner=name))
     for settings in ({"speculation": "ngram"}, {"speculation": "draft", "draft_model": str(path)}):
-        found = answers(on_ranks(path, 2, **settings))
+        found = answers(on_ranks(path, 2, runner=name, **settings))
         assert [c.token_ids for c in found] == [c.token_ids for c in expected]
 
 

@@ -95,23 +95,28 @@ def ranks_stand_in(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(parallel, "ParallelRunner", lambda files, config, *_: config)
 
 
-@pytest.mark.usefixtures("ranks_stand_in")
-def test_on_several_ranks_of_a_cpu_pytorch_serves_and_says_so(
-    files: ModelFiles, caplog: pytest.LogCaptureFixture
-) -> None:
+@pytest.mark.usefixtures("with_kernels", "ranks_stand_in")
+@pytest.mark.parametrize("runner", ["auto", "native"])
+def test_on_several_ranks_of_a_cpu_the_native_runner_serves(files: ModelFiles, runner: str) -> None:
+    config: Any = built(files, device="cpu", runner=runner, tensor_parallel_size=2)
+    assert config.runner == "native"
+
+
+@pytest.mark.usefixtures("with_kernels", "ranks_stand_in")
+def test_ranks_too_narrow_for_it_are_pytorch_s(files: ModelFiles, caplog: pytest.LogCaptureFixture) -> None:
+    """Each of four has one head of 16."""
+    reason = "the model's heads' common size, 16, is no multiple of 32 on each of 4 ranks"
     with caplog.at_level(logging.WARNING, "octavo"):
-        config: Any = built(files, device="cpu", tensor_parallel_size=2)
+        config: Any = built(files, device="cpu", tensor_parallel_size=4)
     assert config.runner == "torch"
-    assert caplog.messages == [
-        f"the native runner cannot serve {files.name}, so PyTorch does: "
-        "it computes on one rank only (got tensor_parallel_size 2)"
-    ]
+    assert caplog.messages == [f"the native runner cannot serve {files.name}, so PyTorch does: {reason}"]
+    with pytest.raises(ConfigError, match=f"^runner: native cannot serve {files.name}: {reason}"):
+        built(files, device="cpu", runner="native", tensor_parallel_size=4)
 
 
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"runner": "native"}, r"runner: native cannot serve .*: it computes on one rank only \(got .* 2\)"),
         (
             {"runner": "torch", "device": "cuda:1"},
             r"device: must be cuda, cpu or auto for 2 ranks, .*'cuda:1'",

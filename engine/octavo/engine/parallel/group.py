@@ -15,14 +15,15 @@ if TYPE_CHECKING:
 class Group:
     """One rank's place among `size`.
 
-    exchange: memory that all ranks share; None where this machine's processors do not order stores as it
-        needs them to.
+    exchange: memory that all ranks share.
+    is_ordered: whether what is not native can meet there; see `octavo.engine.parallel.exchange.is_possible`.
     rendezvous: a path of no file, at which a communication library may let the ranks find each other.
     """
 
     rank: int = 0
     size: int = 1
     exchange: Exchange | None = None
+    is_ordered: bool = True
     rendezvous: Path | None = None
 
 

@@ -1,6 +1,6 @@
 """The process of a rank other than 0: does what rank 0 says, and ends when that does.
 
-    python -m octavo.engine.parallel.rank RANK SIZE CONNECTION LIFE [MEMORY]
+    python -m octavo.engine.parallel.rank RANK SIZE CONNECTION LIFE MEMORY
 
 The last three are numbers of files that it inherits.
 """
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> None:
-    rank, size, connection, life, *memory = map(int, arguments)
+    rank, size, connection, life, memory = map(int, arguments)
     # A terminal's Ctrl-C reaches all processes, but it is rank 0 that knows when the last request is done.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     threading.Thread(target=live, args=(socket.socket(fileno=life),), daemon=True).start()
-    exchange = Exchange(memory[0], rank, size) if memory else None
+    exchange = Exchange(memory, rank, size)
     try:
         Rank(rank, size, exchange, socket.socket(fileno=connection)).serve()
     except RankLost:
@@ -59,7 +59,7 @@ def live(life: socket.socket) -> None:
 class Rank:
     """One model at a time."""
 
-    def __init__(self, rank: int, size: int, exchange: Exchange | None, connection: socket.socket) -> None:
+    def __init__(self, rank: int, size: int, exchange: Exchange, connection: socket.socket) -> None:
         self._rank, self._size, self._exchange = rank, size, exchange
         self._connection = connection
         self._runner: Runner | None = None
@@ -94,7 +94,8 @@ class Rank:
         self._runner = None  # of the model before
         told = json.loads(content)
         config = EngineConfig(**told["settings"])
-        group = Group(self._rank, self._size, self._exchange, Path(told["rendezvous"]))
+        rendezvous = Path(told["rendezvous"])
+        group = Group(self._rank, self._size, self._exchange, told["is_ordered"], rendezvous)
         self._runner = runner = build_part(
             open_model(config.model), config, told["max_model_len"], lambda name: None, group
         )

@@ -32,8 +32,8 @@ class Ranks:
     """
 
     def __init__(self, size: int) -> None:
-        memory = create(size) if is_possible() else None
-        self._exchange = Exchange(memory.fileno(), 0, size, PATIENCE) if memory else None
+        memory = create(size)
+        self._exchange = Exchange(memory.fileno(), 0, size, PATIENCE)
         self._size = size
         self._folder = tempfile.TemporaryDirectory(prefix="octavo-ranks-")
         self._num_models = 0
@@ -44,7 +44,7 @@ class Ranks:
             self._connections[rank], connection = socket.socketpair()
             lives[rank], life = socket.socketpair()
             with connection, life:
-                files = [connection.fileno(), life.fileno(), *([memory.fileno()] if memory else [])]
+                files = [connection.fileno(), life.fileno(), memory.fileno()]
                 processes[rank] = subprocess.Popen(
                     # -P: what lies in the working directory is nothing to import.
                     [sys.executable, "-P", "-m", "octavo.engine.parallel.rank",
@@ -53,8 +53,7 @@ class Ranks:
                     stdin=subprocess.DEVNULL,
                     stdout=subprocess.DEVNULL,
                 )  # fmt: skip
-        if memory:
-            memory.close()
+        memory.close()
         self.watch = Watch(processes, lives, self._exchange)
         self.close = weakref.finalize(self, _end, self.watch, self._connections, self._folder)
         """Ends them."""
@@ -70,9 +69,15 @@ class Ranks:
         self._num_models += 1
         rendezvous = Path(self._folder.name) / str(self._num_models)
         settings = dataclasses.asdict(dataclasses.replace(config, model=str(path), revision=None))
-        order = {"settings": settings, "max_model_len": max_model_len, "rendezvous": str(rendezvous)}
+        is_ordered = is_possible()
+        order = {
+            "settings": settings,
+            "max_model_len": max_model_len,
+            "is_ordered": is_ordered,
+            "rendezvous": str(rendezvous),
+        }
         self._tell(Order.LOAD, json.dumps(order).encode())
-        return Group(0, self._size, self._exchange, rendezvous)
+        return Group(0, self._size, self._exchange, is_ordered, rendezvous)
 
     def loaded(self) -> list[dict[str, Any]]:
         """Waits for it; what each tells: `block_bytes` and `free_memory`. Raises any one's ConfigError or

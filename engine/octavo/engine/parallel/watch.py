@@ -40,7 +40,7 @@ class Watch:
         self,
         processes: Mapping[int, subprocess.Popen[bytes]],
         lives: Mapping[int, socket.socket],
-        exchange: Exchange | None,
+        exchange: Exchange,
     ) -> None:
         """processes, lives: by rank, the processes and where their signs of life come from."""
         self.lost: RankLost | None = None
@@ -134,8 +134,7 @@ class Watch:
             self._found.set()
             told = list(self._on_loss)
         log.error("a rank of %d is lost: %s", len(self._processes) + 1, lost)
-        if self._exchange is not None:
-            self._exchange.abandon()
+        self._exchange.abandon()
         for process in self._processes.values():
             process.kill()
         for tell in told:

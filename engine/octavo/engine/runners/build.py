@@ -54,7 +54,7 @@ def build_part(
     if config.runner == "native":
         from octavo.engine.runners.native import NativeRunner
 
-        return NativeRunner(files, config, max_model_len, on_weight)
+        return NativeRunner(files, config, max_model_len, on_weight, group)
     from octavo.engine.runners.torch import TorchRunner  # imports torch, which takes seconds
 
     return TorchRunner(files, config, max_model_len, on_weight, group)
@@ -66,7 +66,9 @@ def choose_runner(files: ModelFiles, config: EngineConfig) -> Literal["native", 
     if on_cpu and config.cuda_graphs == "on":
         raise ConfigError("cuda_graphs: must be off or auto on a CPU (got 'on')")
     if config.runner != "torch" and on_cpu:
-        reason = _refusal(files, config)
+        from octavo.engine.runners.native import refusal
+
+        reason = refusal(files, config)
         if reason is None:
             return "native"
         if config.runner == "native":
@@ -79,11 +81,3 @@ def choose_runner(files: ModelFiles, config: EngineConfig) -> Literal["native", 
 
 def has_gpu(root: Path = Path("/")) -> bool:
     return any((root / device).exists() for device in GPU_DEVICES)
-
-
-def _refusal(files: ModelFiles, config: EngineConfig) -> str | None:
-    if config.tensor_parallel_size > 1:
-        return f"it computes on one rank only (got tensor_parallel_size {config.tensor_parallel_size})"
-    from octavo.engine.runners.native import refusal
-
-    return refusal(files, config)

@@ -1,5 +1,5 @@
-"""The compiled library by ctypes: its structures and functions, as src/decoder.h and src/kernels.h have
-them."""
+"""The compiled library by ctypes: its structures and functions, as src/decoder.h, src/exchange.h and
+src/kernels.h have them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from ctypes import (
     Structure,
     c_bool,
     c_char_p,
+    c_double,
     c_float,
     c_int,
     c_int32,
@@ -120,6 +121,20 @@ class Step(Structure):
     )
 
 
+class Group(Structure):
+    _fields_ = (
+        ("rank", c_int32),
+        ("size", c_int32),
+        ("memory", c_void_p),
+        ("slot_bytes", c_size_t),
+        ("patience", c_double),
+        ("first_tokens", POINTER(c_int32)),
+    )
+
+
+MET, GIVEN_UP = -1, -2
+"""How a step of several ranks has ended; else it is the number of a rank that was waited for in vain."""
+
 FUNCTIONS = {
     "octavo_isa": (c_char_p, ()),
     "octavo_pool_new": (c_void_p, (c_int, c_void_p)),
@@ -137,11 +152,11 @@ FUNCTIONS = {
     "octavo_activation_bytes": (c_size_t, (c_int, c_int)),
     "octavo_to_activations": (None, (c_int, c_void_p, c_int, c_int, c_void_p)),
     "octavo_product": (None, (c_void_p, POINTER(Product))),
-    "octavo_decoder_new": (c_void_p, (POINTER(Model), c_void_p)),
+    "octavo_decoder_new": (c_void_p, (POINTER(Model), c_void_p, POINTER(Group))),
     "octavo_decoder_free": (None, (c_void_p,)),
     "octavo_block_bytes": (c_size_t, (c_int, c_int, c_int, c_int)),
     "octavo_decoder_set_cache": (None, (c_void_p, c_void_p, c_int64)),
-    "octavo_decoder_run": (None, (c_void_p, POINTER(Step))),
+    "octavo_decoder_run": (c_int32, (c_void_p, POINTER(Step))),
 }
 
 

@@ -20,10 +20,9 @@ class Platform:
     engine_environment: Mapping[str, str] = field(default_factory=dict)
     """Variables of every engine container."""
     engine_cpu_image: str | None = None
-    """Image of models that name none and whose pods have one rank and no device; `engine_image` if None."""
+    """Image of models that name none and whose pods have no device; `engine_image` if None."""
 
-    def image_for(self, resources: dict[str, Any], ranks: int = 1) -> str | None:
-        """The image of pods with these resource requirements and so many ranks, which only torch computes
-        on."""
-        needs_torch = devices(resources) or ranks > 1
+    def image_for(self, resources: dict[str, Any]) -> str | None:
+        """The image of pods with these resource requirements."""
+        needs_torch = devices(resources)
         return self.engine_image if needs_torch else self.engine_cpu_image or self.engine_image

@@ -87,7 +87,7 @@ def _pod(model: InferenceModel, platform: Platform) -> dict[str, Any]:
 
 def _engine(model: InferenceModel, platform: Platform, termination_grace: int) -> dict[str, Any]:
     asked = resources(model)
-    image = model.spec.engine.image or platform.image_for(asked, model.spec.parallelism.tensor)
+    image = model.spec.engine.image or platform.image_for(asked)
     if not image:
         raise SpecError("spec.engine.image", "must be set, because the operator was given no default image")
     health = {"grpc": {"port": GRPC_PORT}}

@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import ctypes
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from octavo.engine.errors import ConfigError
-from octavo.engine.memory import available_cpus, available_memory, check_weights_fit
+from octavo.engine.memory import available_memory, check_weights_fit
 from octavo.engine.models.rope import inverse_frequencies
+from octavo.engine.models.shard import Shard
+from octavo.engine.parallel.exchange import SLOT_BYTES, given_up, waited_in_vain
+from octavo.engine.parallel.group import ALONE
 from octavo.engine.runners.drawing import draw
 from octavo.engine.runners.native.cache import WeightCache, default_folder
 from octavo.engine.runners.native.forms import choose_forms
 from octavo.engine.runners.native.layout import matrices
+from octavo.engine.runners.native.processors import Processors
 from octavo.engine.runners.native.weights import ALIGNMENT, PackedWeights
 from octavo.kernels.cpu.library import (
     ACTIVATIONS,
+    GIVEN_UP,
+    MET,
     POOL_TYPES,
     Form,
     Layer,
@@ -27,6 +32,7 @@ from octavo.kernels.cpu.library import (
     is_available,
     library,
 )
+from octavo.kernels.cpu.library import Group as NativeGroup
 from octavo.kernels.cpu.sampling import Sampler
 
 if TYPE_CHECKING:
@@ -36,14 +42,15 @@ if TYPE_CHECKING:
     from octavo.engine.config import EngineConfig
     from octavo.engine.models.files import ModelFiles
     from octavo.engine.models.spec import DecoderSpec
+    from octavo.engine.parallel.group import Group
 
 MAX_HEAD_DIM = 256
 MAX_GROUP = 96
 
 
 def refusal(files: ModelFiles, config: EngineConfig) -> str | None:
-    """Why the native runner cannot serve a model so configured; None if it can."""
-    spec = files.spec
+    """Why the native runner cannot serve a model so configured; None if it can. Its heads can be shared out
+    among the ranks: see `check_divides`."""
     if not is_available():
         return "its kernels were not compiled when Octavo was installed: no C++ compiler was found"
     if config.kernels != "auto":
@@ -52,6 +59,16 @@ def refusal(files: ModelFiles, config: EngineConfig) -> str | None:
         return "it has no fp8, which no CPU computes in (got quantization 'fp8')"
     if config.dtype == "float16":
         return "it has no float16, which no CPU computes fast in"
+    size = config.tensor_parallel_size
+    for rank in range(size):
+        reason = _unfit(Shard.of(files.spec, rank, size).spec)
+        if reason is not None:
+            return reason if size == 1 else f"{reason} on each of {size} ranks"
+    return None
+
+
+def _unfit(spec: DecoderSpec) -> str | None:
+    """What of a rank's decoder the kernels have no code for."""
     for name, size, multiple in (
         ("hidden size", spec.hidden_size, 32),
         ("intermediate size", spec.intermediate_size, 32),
@@ -68,7 +85,8 @@ def refusal(files: ModelFiles, config: EngineConfig) -> str | None:
 
 
 class NativeRunner:
-    """See `octavo.engine.runners.Runner`. Serves what `refusal` finds nothing against.
+    """See `octavo.engine.runners.Runner`. Serves what `refusal` finds nothing against. Of a group it is one
+    rank, and rank 0 alone can `run`.
 
     Raises ModelError for weights that do not fit.
     """
@@ -81,23 +99,30 @@ class NativeRunner:
         config: EngineConfig,
         max_model_len: int,
         on_weight: Callable[[str], None] = lambda name: None,
+        group: Group = ALONE,
     ) -> None:
-        self._spec = spec = files.spec
+        self._group = group  # whose memory the decoder writes to
+        self._shard = Shard.of(files.spec, group.rank, group.size)
+        self._spec = spec = self._shard.spec
         self.dtype = _dtype(files, config)
         form = Form.BF16 if self.dtype == "bfloat16" else Form.F32
         self._pool_type = POOL_TYPES[self.dtype if config.kv_cache_dtype == "auto" else config.kv_cache_dtype]
         self.block_bytes = library().octavo_block_bytes(
             self._pool_type, spec.num_layers, spec.num_kv_heads, spec.head_dim
         )
-        num_threads = config.threads or available_cpus()
-        self._pool = library().octavo_pool_new(num_threads, _places(num_threads))
-        forms = choose_forms(files, config, matrices(spec), form)
-        self._weights = PackedWeights(spec, forms)
-        needed = self._weights.num_bytes
+        processors = Processors.of(group.rank, group.size, config.threads)
+        self._pool = library().octavo_pool_new(processors.num_threads, processors.places())
+        forms = choose_forms(files, config, matrices(files.spec), form, self._shard)
+        self._weights = PackedWeights(self._shard, forms)
+        # Rank 0 asks for all, who take it out of the same memory.
+        needed = self._weights.num_bytes * (group.size if group.rank == 0 else 1)
         check_weights_fit(files.name, needed, self.free_memory(), self.dtype, self.device)
-        self._weights.use(self._packed(files, config, on_weight))
+        with processors.occupied():
+            self._weights.use(self._packed(files, config, on_weight))
         self._model = self._describe(spec, max_model_len)
-        self._decoder = library().octavo_decoder_new(ctypes.byref(self._model), self._pool)
+        self._decoder = library().octavo_decoder_new(
+            ctypes.byref(self._model), self._pool, self._described_group()
+        )
         self._sampler = Sampler(library(), self._pool)
         self._cache = np.empty(0, np.uint8)
 
@@ -122,7 +147,7 @@ class NativeRunner:
 
     def logits(self, batch: Batch) -> np.ndarray:
         """All of a step but the sampling: float32 [num_rows + num_scored, vocab_size], valid until the next
-        step."""
+        step; on other ranks than 0 of no use. Raises RankLost."""
         rows = np.concatenate([batch.sampling.rows, batch.scoring.rows])
         step = Step(
             num_tokens=len(batch.token_ids),
@@ -138,12 +163,39 @@ class NativeRunner:
             copies=batch.copies.ctypes.data,
             rows=rows.ctypes.data,
         )
-        library().octavo_decoder_run(self._decoder, ctypes.byref(step))
-        if not len(rows):
-            return np.empty((0, self._spec.vocab_size), np.float32)
+        ended = library().octavo_decoder_run(self._decoder, ctypes.byref(step))
+        if ended == GIVEN_UP:
+            raise given_up()
+        if ended != MET:
+            raise waited_in_vain(ended, self._patience)
+        vocab_size = sum(self._shard.vocabulary)
+        if not len(rows) or self._shard.rank > 0:
+            return np.empty((0, vocab_size), np.float32)
         values = ctypes.cast(step.logits, ctypes.POINTER(ctypes.c_float))
         found = np.ctypeslib.as_array(values, (len(rows), step.logits_stride))
-        return found[:, : self._spec.vocab_size]
+        return found[:, :vocab_size]
+
+    @property
+    def _patience(self) -> float:
+        """Seconds, negative for none."""
+        exchange = self._group.exchange
+        return -1.0 if exchange is None or exchange.patience is None else exchange.patience
+
+    def _described_group(self) -> NativeGroup | None:
+        """What the decoder is told of the other ranks."""
+        shard, exchange = self._shard, self._group.exchange
+        if shard.size == 1:
+            return None
+        assert exchange is not None
+        first_tokens = np.cumsum((0, *shard.vocabulary), dtype=np.int32)
+        return NativeGroup(
+            rank=shard.rank,
+            size=shard.size,
+            memory=exchange.address,
+            slot_bytes=SLOT_BYTES,
+            patience=self._patience,
+            first_tokens=(ctypes.c_int32 * len(first_tokens))(*first_tokens.tolist()),
+        )
 
     def _packed(
         self, files: ModelFiles, config: EngineConfig, on_weight: Callable[[str], None]
@@ -157,6 +209,8 @@ class NativeRunner:
         if config.weight_cache != "off":
             folder = Path(config.weight_cache).expanduser() if config.weight_cache else default_folder()
             description = f"{files.spec} {self._weights.forms}"
+            if self._shard.size > 1:
+                description += f" rank {self._shard.rank} of {self._shard.size}"
             cache = WeightCache(folder, files.stored_in(), description)
             kept = cache.map(num_bytes)
             if kept is None:
@@ -213,17 +267,6 @@ def _dtype(files: ModelFiles, config: EngineConfig) -> str:
     # Without instructions for bfloat16 a CPU is faster in float32.
     fast = library().octavo_isa() == b"avx512bf16"
     return "bfloat16" if fast and (files.quantized or files.dtype != "float32") else "float32"
-
-
-def _places(num_threads: int) -> ctypes.Array[ctypes.c_int] | None:
-    """A processor for each thread, where all that this process may use are its own; else None, for anywhere.
-
-    A share of a larger machine's time is no share of its processors: every pod would pin itself to the same.
-    """
-    cpus = sorted(os.sched_getaffinity(0))
-    if num_threads != len(cpus):
-        return None
-    return (ctypes.c_int * num_threads)(*cpus)
 
 
 def _zeros(num_bytes: int) -> np.ndarray:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from octavo.engine.runners.native.forms import cuts_between_blocks
 from octavo.engine.runners.native.layout import Matrix, Part, matrices, vectors
 from octavo.kernels.cpu.library import SOURCE_TYPES, Form, Linear, library
 from octavo.kernels.cpu.quantized import GGML_SOURCE
@@ -15,20 +16,23 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from octavo.engine.models.files import ModelFiles
-    from octavo.engine.models.spec import DecoderSpec, Weight
+    from octavo.engine.models.shard import Shard
+    from octavo.engine.models.spec import Weight
 
 ALIGNMENT = 64
 PANEL = 32
 
 
 class PackedWeights:
-    """Every matrix and vector of a decoder, at fixed offsets of one array of bytes.
+    """Every matrix and vector of a rank's decoder, at fixed offsets of one array of bytes.
 
     num_bytes: of that array. forms: of each matrix, by name.
     """
 
-    def __init__(self, spec: DecoderSpec, forms: Mapping[str, Form]) -> None:
+    def __init__(self, shard: Shard, forms: Mapping[str, Form]) -> None:
         self.forms = forms
+        self._shard = shard
+        spec = shard.spec
         self._matrices = {matrix.name: matrix for matrix in matrices(spec)}
         self._places: dict[str, int] = {}
         size = 0
@@ -49,8 +53,14 @@ class PackedWeights:
         """Packs all weights into `data`, uint8 [num_bytes] of zeros."""
         self._data = data
         parts = {part.weight: (matrix, part) for matrix in self._matrices.values() for part in matrix.parts}
-        blocks = {name for name in files.ggml_types() if name in parts and self._is_quantized(parts[name][0])}
-        for weight in files.weights(as_stored=blocks):
+        blocks = {
+            name
+            for name, kind in files.ggml_types().items()
+            if name in parts
+            and self._is_quantized(parts[name][0])
+            and cuts_between_blocks(self._shard, name, kind)
+        }
+        for weight in files.weights(as_stored=blocks, shard=self._shard):
             if weight.name in parts:
                 self._pack(*parts[weight.name], weight, pool)
             elif weight.name.endswith(".bias"):

@@ -41,7 +41,7 @@ def join(group: Group, device: torch.device) -> Collectives:
     """What serves a group on a device: NCCL between GPUs, on a CPU shared memory, or gloo without that."""
     if group.size == 1:
         return Alone()
-    if device.type == "cpu" and group.exchange is not None:
+    if device.type == "cpu" and group.exchange is not None and group.is_ordered:
         return SharedMemory(group.exchange, group.rank)
     return ProcessGroup(group, device)
 

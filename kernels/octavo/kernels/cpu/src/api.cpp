@@ -70,8 +70,10 @@ API uint64_t octavo_multiply(Pool* pool, int rounds, bool by_bytes) {
     return done;
 }
 
-// The model's structures are copied, what they point to is not.
-API Decoder* octavo_decoder_new(const Model* model, Pool* pool) { return new Decoder(*model, *pool); }
+// The model's structures are copied, what they point to is not. group: null for a decoder by itself.
+API Decoder* octavo_decoder_new(const Model* model, Pool* pool, const Group* group) {
+    return new Decoder(*model, *pool, group);
+}
 API void octavo_decoder_free(Decoder* decoder) { delete decoder; }
 // Bytes that a block takes in all layers.
 API size_t octavo_block_bytes(int pool_type, int num_layers, int num_kv_heads, int head_dim) {
@@ -80,4 +82,5 @@ API size_t octavo_block_bytes(int pool_type, int num_layers, int num_kv_heads, i
 API void octavo_decoder_set_cache(Decoder* decoder, void* data, int64_t num_blocks) {
     decoder->set_cache(data, num_blocks);
 }
-API void octavo_decoder_run(Decoder* decoder, Step* step) { decoder->run(*step); }
+// How it has ended: see `Meeting`.
+API int32_t octavo_decoder_run(Decoder* decoder, Step* step) { return decoder->run(*step); }

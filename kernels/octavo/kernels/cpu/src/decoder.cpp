@@ -48,7 +48,7 @@ size_t Decoder::block_bytes() const {
     return model_.num_kv_heads * kernels_.pool_bytes[model_.pool_type](model_.head_dim);
 }
 
-void Decoder::run(Step& step) {
+int32_t Decoder::run(Step& step) {
     const Model& m = model_;
     const size_t tokens = step.num_tokens, rows = step.num_rows;
     const int heads = m.num_heads * m.head_dim, kv_heads = m.num_kv_heads * m.head_dim;
@@ -67,16 +67,23 @@ void Decoder::run(Step& step) {
     cosines_.get(tokens * m.rotary_dim / 2 + 16), sines_.get(tokens * m.rotary_dim / 2 + 16);
     plan(step);
     partials_.get(size_t(num_partials_) * m.num_heads * (m.head_dim + 16));
-    step.logits_stride = m.output.panels() * PANEL;
+    // Rank 0 has room for the others' beside its own.
+    const bool gathers = exchange_ && exchange_->rank == 0;
+    const int tokens_here = gathers ? exchange_->first_tokens.back() : m.output.n;
+    step.logits_stride = (tokens_here + PANEL - 1) / PANEL * PANEL;
     step.logits = logits_.get(rows * step.logits_stride);
+    ended_ = MET;
     pool_.run([&](Worker& worker) {
         if (step.num_copies) copy_blocks(step, worker);
         begin(step, worker);
-        for (int i = 0; i < m.num_layers; i++) layer(i, step, worker);
+        if (!embed(step, worker)) return;
+        for (int i = 0; i < m.num_layers; i++)
+            if (!layer(i, step, worker)) return;
         if (!rows) return;
         norm(worker, x_rows_.get(0), m.final_norm, rows, Form(m.output.form), a_.get(0));
-        product(worker, m.output, a_.get(0), rows, step.logits, step.logits_stride, STORE);
+        output(worker, step);
     });
+    return ended_;
 }
 
 // Who attends to what: tasks for `attend`, and which tokens' chunks are to be merged after.
@@ -165,23 +172,57 @@ void Decoder::copy_blocks(const Step& step, Worker& worker) {
     });
 }
 
-// Embeddings and rotations of all tokens.
+// Rotations of all tokens.
 void Decoder::begin(const Step& step, Worker& worker) {
     const int half = model_.rotary_dim / 2;
     worker.share(step.num_tokens, piece(step.num_tokens, worker), [&](int first, int last) {
-        for (int t = first; t < last; t++) {
-            unpack_row(model_.embedding, step.token_ids[t], x_.get(0) + size_t(t) * model_.hidden_size);
+        for (int t = first; t < last; t++)
             for (int i = 0; i < half; i++) {
                 const float angle = step.positions[t] * model_.frequencies[i];
                 cosines_.get(0)[size_t(t) * half + i] = std::cos(angle) * model_.rope_scale;
                 sines_.get(0)[size_t(t) * half + i] = std::sin(angle) * model_.rope_scale;
             }
-        }
     });
-    worker.barrier();
 }
 
-void Decoder::layer(int index, const Step& step, Worker& worker) {
+// Embeddings of all tokens: each is some rank's.
+bool Decoder::embed(const Step& step, Worker& worker) {
+    const int n = model_.hidden_size, tokens = step.num_tokens;
+    const auto row = [n](auto* rows, int i) { return rows + size_t(i) * n; };
+    if (!exchange_) {
+        worker.share(tokens, piece(tokens, worker), [&](int first, int last) {
+            for (int t = first; t < last; t++) unpack_row(model_.embedding, step.token_ids[t], row(x_.get(0), t));
+        });
+        worker.barrier();
+        return true;
+    }
+    const Exchange& e = *exchange_;
+    const int first_own = e.first_tokens[e.rank], end_own = e.first_tokens[e.rank + 1];
+    const int at_once = int(e.slot_bytes / (n * sizeof(float)));
+    for (int from = 0; from < tokens; from += at_once) {
+        const int count = std::min(at_once, tokens - from);
+        const int* ids = step.token_ids + from;
+        float *own = e.own(), *x = row(x_.get(0), from);
+        worker.share(count, piece(count, worker), [&](int first, int last) {
+            for (int t = first; t < last; t++)
+                if (ids[t] >= first_own && ids[t] < end_own)
+                    unpack_row(model_.embedding, ids[t] - first_own, row(own, t));
+        });
+        worker.barrier();
+        if (!meet(worker)) return false;
+        worker.share(count, piece(count, worker), [&](int first, int last) {
+            for (int t = first; t < last; t++) {
+                const auto end = std::upper_bound(e.first_tokens.begin(), e.first_tokens.end(), ids[t]);
+                const float* of = e.of(int(end - e.first_tokens.begin()) - 1);
+                memcpy(row(x, t), row(of, t), n * sizeof(float));
+            }
+        });
+        worker.barrier();
+    }
+    return true;
+}
+
+bool Decoder::layer(int index, const Step& step, Worker& worker) {
     const Model& m = model_;
     const Layer& layer = m.layers[index];
     const int tokens = step.num_tokens, heads = m.num_heads * m.head_dim;
@@ -217,7 +258,7 @@ void Decoder::layer(int index, const Step& step, Worker& worker) {
     if (last) {
         // Only the rows that are asked for matter from here on, and a prefill chunk may have none.
         rows = step.num_rows;
-        if (!rows) return;
+        if (!rows) return true;
         const size_t bytes = activation_bytes(o_form, heads);
         worker.share(rows, piece(rows, worker), [&](int first, int end) {
             for (int r = first; r < end; r++) {
@@ -229,18 +270,101 @@ void Decoder::layer(int index, const Step& step, Worker& worker) {
         worker.barrier();
         x = x_rows_.get(0), attended = attended_rows_.get(0);
     }
-    product(worker, layer.o, attended, rows, x, m.hidden_size, ADD);
+    if (!add(worker, layer.o, attended, rows, x)) return false;
     norm(worker, x, layer.mlp_norm, rows, Form(layer.gate_up.form), a);
     if (!is_quantized(down_form)) {
         // The product itself writes the activations of the next one.
         char* gated = reinterpret_cast<char*>(gated_.get(0));
         const size_t stride = activation_bytes(down_form, m.intermediate_size) / (down_form == BF16 ? 2 : 4);
         product(worker, layer.gate_up, a, rows, gated, stride, GATE, down_form == BF16);
-        product(worker, layer.down, gated, rows, x, m.hidden_size, ADD);
+        return add(worker, layer.down, gated, rows, x);
     } else {
         product(worker, layer.gate_up, a, rows, gated_.get(0), m.intermediate_size, GATE);
         activations(worker, gated_.get(0), rows, m.intermediate_size, down_form, a);
-        product(worker, layer.down, a, rows, x, m.hidden_size, ADD);
+        return add(worker, layer.down, a, rows, x);
+    }
+}
+
+// x += a · weightᵀ + bias, with what the other ranks have of both.
+bool Decoder::add(Worker& worker, const Linear& linear, const char* a, int rows, float* x) {
+    const int n = model_.hidden_size;
+    if (!exchange_) {
+        product(worker, linear, a, rows, x, n, ADD);
+        return true;
+    }
+    const Exchange& e = *exchange_;
+    const size_t stride = activation_bytes(Form(linear.form), linear.k);
+    const int at_once = int(e.slot_bytes / (n * sizeof(float)));
+    for (int from = 0; from < rows; from += at_once) {
+        const int count = std::min(at_once, rows - from);
+        product(worker, linear, a + from * stride, count, e.own(), n, STORE);
+        if (!meet(worker)) return false;
+        worker.share(count, piece(count, worker), [&](int first, int last) {
+            const size_t begin = size_t(first) * n, length = size_t(last - first) * n;
+            float* to = x + size_t(from) * n + begin;
+            const float *zero = e.of(0) + begin, *one = e.of(1) + begin;
+            if (e.size == 2) {
+                for (size_t i = 0; i < length; i++) to[i] += zero[i] + one[i];
+                return;
+            }
+            // A few elements of all ranks at a time, which stay in registers.
+            constexpr int AT_ONCE = 32;
+            for (size_t i = 0; i < length; i += AT_ONCE) {
+                float sum[AT_ONCE];
+                for (int j = 0; j < AT_ONCE; j++) sum[j] = zero[i + j] + one[i + j];
+                for (int rank = 2; rank < e.size; rank++) {
+                    const float* of = e.of(rank) + begin + i;
+                    for (int j = 0; j < AT_ONCE; j++) sum[j] += of[j];
+                }
+                for (int j = 0; j < AT_ONCE; j++) to[i + j] += sum[j];
+            }
+        });
+    }
+    worker.barrier();
+    return true;
+}
+
+// The whole team meets the other ranks' teams; what each of these wrote before can then be read by all.
+bool Decoder::meet(Worker& worker) {
+    if (worker.rank == 0) ended_ = exchange_->meet();
+    worker.barrier();
+    return ended_ == MET;
+}
+
+// Logits of the step's rows; on rank 0 all ranks' side by side.
+void Decoder::output(Worker& worker, const Step& step) {
+    const Linear& linear = model_.output;
+    const int rows = step.num_rows;
+    const char* a = a_.get(0);
+    if (!exchange_) return product(worker, linear, a, rows, step.logits, step.logits_stride, STORE);
+
+    const Exchange& e = *exchange_;
+    const auto width = [&](int rank) { return size_t(e.tokens_of(rank) + PANEL - 1) / PANEL * PANEL; };
+    size_t widest = 0;
+    for (int rank = 0; rank < e.size; rank++) widest = std::max(widest, width(rank));
+    const int at_once = int(e.slot_bytes / (widest * sizeof(float)));
+    // More rows than a slot has room for are computed together all the same, and go over in pieces.
+    const bool is_direct = e.rank > 0 && rows <= at_once;
+    product(worker, linear, a, rows, is_direct ? e.own() : step.logits, step.logits_stride, STORE);
+    for (int from = 0; from < rows; from += at_once) {
+        const int count = std::min(at_once, rows - from);
+        if (e.rank > 0 && !is_direct) {
+            const size_t stride = width(e.rank);
+            worker.share(count, piece(count, worker), [&](int first, int last) {
+                memcpy(e.own() + first * stride, step.logits + (from + first) * stride,
+                       (last - first) * stride * sizeof(float));
+            });
+            worker.barrier();
+        }
+        if (!meet(worker)) return;
+        if (e.rank > 0) continue;
+        worker.share(count, piece(count, worker), [&](int first, int last) {
+            for (int r = first; r < last; r++)
+                for (int rank = 1; rank < e.size; rank++)
+                    memcpy(step.logits + size_t(from + r) * step.logits_stride + e.first_tokens[rank],
+                           e.of(rank) + r * width(rank), e.tokens_of(rank) * sizeof(float));
+        });
+        worker.barrier();
     }
 }
 

@@ -1,8 +1,10 @@
 // A whole decoder step, from token ids to logits, in one call.
 #pragma once
 
+#include <memory>
 #include <vector>
 
+#include "exchange.h"
 #include "kernels.h"
 #include "pool.h"
 
@@ -31,7 +33,7 @@ struct Model {
 struct Step {
     int32_t num_tokens, num_seqs, max_blocks, num_copies, num_rows;
     const int32_t *token_ids, *positions, *query_lens, *context_lens, *block_tables, *copies, *rows;
-    // Set by the step, valid until the next one: [num_rows, logits_stride].
+    // Set by the step, valid until the next one: [num_rows, logits_stride]. Of several ranks, rank 0 has them.
     float* logits;
     int64_t logits_stride;
 };
@@ -55,14 +57,19 @@ class Scratch {
     size_t size_ = 0;
 };
 
+// Of several ranks' decoders each has some of the heads, of the feed-forward's width and of the vocabulary (see
+// octavo.engine.models.shard): they add up what o and down give, in the order of the ranks, and rank 0 gathers logits.
 class Decoder {
   public:
-    Decoder(const Model& model, Pool& pool) : model_(model), pool_(pool), kernels_(kernels()) {}
+    // group: null for a decoder by itself.
+    Decoder(const Model& model, Pool& pool, const Group* group)
+        : model_(model), pool_(pool), kernels_(kernels()), exchange_(group ? new Exchange(*group) : nullptr) {}
 
     // Where keys and values are kept: a pool of `num_blocks` blocks for each layer.
     void set_cache(void* data, int64_t num_blocks) { cache_ = static_cast<char*>(data), num_blocks_ = num_blocks; }
 
-    void run(Step& step);
+    // Ends as a `Meeting` does; a step that has not met the others to its end has no logits.
+    int32_t run(Step& step);
 
   private:
     size_t block_bytes() const;  // of one layer
@@ -71,7 +78,12 @@ class Decoder {
     void plan(const Step& step);
     void copy_blocks(const Step& step, Worker& worker);
     void begin(const Step& step, Worker& worker);
-    void layer(int index, const Step& step, Worker& worker);
+    // These four say whether the step can go on.
+    bool embed(const Step& step, Worker& worker);
+    bool layer(int index, const Step& step, Worker& worker);
+    bool add(Worker& worker, const Linear& linear, const char* a, int rows, float* x);
+    bool meet(Worker& worker);
+    void output(Worker& worker, const Step& step);
     void product(Worker& worker, const Linear& linear, const char* a, int rows, void* out, size_t out_stride,
                  Finish finish, bool out_is_bf16 = false);
     void norm(Worker& worker, const float* x, const float* weight, int rows, Form form, char* out);
@@ -81,6 +93,8 @@ class Decoder {
     const Model model_;
     Pool& pool_;
     const Kernels& kernels_;
+    const std::unique_ptr<Exchange> exchange_;
+    int32_t ended_ = MET;  // how this step's last meeting has
     char* cache_ = nullptr;
     int64_t num_blocks_ = 0;
 

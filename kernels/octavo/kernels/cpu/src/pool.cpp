@@ -3,19 +3,13 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include "pause.h"
+
 namespace octavo {
 namespace {
 
 // About 50 µs: longer than any barrier is waited at while every thread has a processor to itself.
 constexpr int SPINS = 1000;
-
-inline void pause() {
-#if defined(__x86_64__)
-    __builtin_ia32_pause();
-#elif defined(__aarch64__)
-    asm volatile("yield");
-#endif
-}
 
 template <class Condition>
 void spin_until(const Condition& condition) {
