@@ -11,8 +11,10 @@ from typing import Any, Protocol
 
 import pytest
 
+GPU_DRIVERS = [Path("/dev/nvidiactl"), Path("/dev/kfd")]
 # Read when Triton is first imported, which Transformers does: too late in the tests of kernels.
-os.environ["TRITON_INTERPRET"] = "1"
+if not any(driver.exists() for driver in GPU_DRIVERS):
+    os.environ["TRITON_INTERPRET"] = "1"
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = (
@@ -59,6 +61,30 @@ def weight_cache() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="octavo-cache-") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", folder)
         yield Path(folder) / "octavo" / "weights"
+
+
+@pytest.fixture(scope="session")
+def interpreter() -> Iterator[None]:
+    """Triton's kernels compute with tensors on the CPU, in its interpreter.
+
+    Device functions patch Triton's language at every call, which takes a quarter of the time. What their
+    module has of it stays patched after the first, or is patched by the launch that they are called from.
+    """
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("there is a GPU, for which Triton compiles; with TRITON_INTERPRET=1 it interprets")
+    from triton.runtime import interpreter
+
+    patched: set[str] = set()
+
+    def call(function: Any, *args: Any, **options: Any) -> Any:
+        if function.fn.__module__ not in patched:
+            patched.add(function.fn.__module__)
+            interpreter._patch_lang(function.fn)
+        return function.rewrite()(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter.InterpretedFunction, "__call__", call)
+        yield
 
 
 @pytest.fixture(scope="session")
