@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import pytest
@@ -77,6 +79,19 @@ def weight_cache() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="octavo-cache-") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", folder)
         yield Path(folder) / "octavo" / "weights"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def uvicorn_looks_often() -> Iterator[None]:
+    """It sees ten times a second whether it is to end, and then waits as long again, in each test."""
+    from uvicorn import server
+
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(seconds / 10)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
+        yield
 
 
 @pytest.fixture(scope="session")
