@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import os
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import pytest
+from coverage import Coverage
 
+GPU_DRIVERS = [Path("/dev/nvidiactl"), Path("/dev/kfd")]
 # Read when Triton is first imported, which Transformers does: too late in the tests of kernels.
-os.environ["TRITON_INTERPRET"] = "1"
+if not any(driver.exists() for driver in GPU_DRIVERS):
+    os.environ["TRITON_INTERPRET"] = "1"
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = (
@@ -45,6 +51,20 @@ FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Lines that run in it are not counted for coverage: counting doubles the time of others' Python, too."""
+    counting = Coverage.current()
+    if counting is None:
+        yield
+        return
+    counting.stop()
+    try:
+        yield
+    finally:
+        counting.start()
+
+
 class TinyModel(Protocol):
     def __call__(self, family: str, **config_overrides: Any) -> Path: ...
 
@@ -59,6 +79,43 @@ def weight_cache() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="octavo-cache-") as folder, pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", folder)
         yield Path(folder) / "octavo" / "weights"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def uvicorn_looks_often() -> Iterator[None]:
+    """It sees ten times a second whether it is to end, and then waits as long again, in each test."""
+    from uvicorn import server
+
+    async def sleep(seconds: float) -> None:
+        await asyncio.sleep(seconds / 10)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(server, "asyncio", SimpleNamespace(**{**vars(asyncio), "sleep": sleep}))
+        yield
+
+
+@pytest.fixture(scope="session")
+def interpreter() -> Iterator[None]:
+    """Triton's kernels compute with tensors on the CPU, in its interpreter.
+
+    Device functions patch Triton's language at every call, which takes a quarter of the time. What their
+    module has of it stays patched after the first, or is patched by the launch that they are called from.
+    """
+    if os.environ.get("TRITON_INTERPRET") != "1":
+        pytest.skip("there is a GPU, for which Triton compiles; with TRITON_INTERPRET=1 it interprets")
+    from triton.runtime import interpreter
+
+    patched: set[str] = set()
+
+    def call(function: Any, *args: Any, **options: Any) -> Any:
+        if function.fn.__module__ not in patched:
+            patched.add(function.fn.__module__)
+            interpreter._patch_lang(function.fn)
+        return function.rewrite()(*args, **options)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(interpreter.InterpretedFunction, "__call__", call)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -89,6 +146,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> TinyModel:
     return make
 
 
+@uncounted()
 def save_tiny_model(folder: Path, family: str, config_overrides: dict[str, Any]) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForCausalLM

@@ -15,6 +15,7 @@ from octavo.engine.engine import Engine
 from octavo.engine.loading import load_engine
 from octavo.engine.models.source import open_model
 from octavo.engine.params import SamplingParams
+from tests.conftest import uncounted
 
 ROOT = Path(__file__).parents[2]
 
@@ -99,26 +100,60 @@ def step(engine: Engine) -> None:
     engine.check()
 
 
-def transformers_greedy(model: Any, prompts: Sequence[Sequence[int]], num_tokens: int) -> list[list[int]]:
-    """Transformers' own greedy outputs, each prompt by itself, to the end-of-sequence or `num_tokens`."""
+@uncounted()
+def transformers_greedy(
+    model: Any,
+    prompts: Sequence[Sequence[int]],
+    num_tokens: int,
+    guesses: Sequence[Sequence[int]] | None = None,
+) -> list[list[int]]:
+    """Transformers' own greedy outputs, each prompt by itself, to the end-of-sequence or `num_tokens`.
+
+    guesses: what the outputs may be. Those of a prompt are judged in one pass, and what comes after the first
+    that is wrong is decoded: the outputs are the same without them, but take a pass a token.
+    """
     import torch
 
     outputs = []
-    for prompt in prompts:
-        ids = torch.tensor([prompt])
-        with torch.inference_mode():
-            output = model.generate(
-                ids,
-                attention_mask=torch.ones_like(ids),
-                do_sample=False,
-                max_new_tokens=num_tokens,
-                pad_token_id=0,
-                use_cache=True,
-            )
-        outputs.append(output[0, len(prompt) :].tolist())
+    for prompt, guess in zip(prompts, guesses or [[]] * len(prompts), strict=True):
+        output, ended = _right_ones(model, prompt, guess[:num_tokens])
+        if len(output) < num_tokens and not ended:
+            ids = torch.tensor([[*prompt, *output]])
+            with torch.inference_mode():
+                found = model.generate(
+                    ids,
+                    attention_mask=torch.ones_like(ids),
+                    do_sample=False,
+                    max_new_tokens=num_tokens - len(output),
+                    pad_token_id=0,
+                    use_cache=True,
+                )
+            output = found[0, len(prompt) :].tolist()
+        outputs.append(output)
     return outputs
 
 
+def _right_ones(model: Any, prompt: Sequence[int], guess: Sequence[int]) -> tuple[list[int], bool]:
+    """The guesses before the first one that is not the likeliest token after those before it, and whether the
+    last of them ends the sequence: what has been guessed beyond is wrong."""
+    import torch
+
+    if not guess:
+        return [], False
+    ends = np.atleast_1d(model.generation_config.eos_token_id)
+    with torch.inference_mode():
+        logits = model(torch.tensor([[*prompt, *guess[:-1]]]), logits_to_keep=len(guess)).logits[0]
+    right: list[int] = []
+    for token, likeliest in zip(guess, logits.argmax(-1).tolist(), strict=True):
+        if token != likeliest:
+            return right, False
+        right.append(token)
+        if token in ends:
+            return right, True
+    return right, False
+
+
+@uncounted()
 def transformers_logits(model: Any, prompt: Sequence[int]) -> np.ndarray:
     """float32 [len(prompt), vocab_size]."""
     import torch

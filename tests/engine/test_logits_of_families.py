@@ -115,7 +115,9 @@ class Recorder:
         def recording(batch: Batch) -> Any:
             logits = logits_of(batch)
             if len(batch.sampling):
-                self.logits.append(np.array(logits))  # the native runner's are gone with the next step
+                self.logits.append(
+                    np.asarray(logits).copy()
+                )  # the native runner's are gone with the next step
             return logits
 
         runner.logits = recording

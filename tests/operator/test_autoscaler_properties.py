@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import pytest
 from benchmarks.autoscaling_simulation import Cluster, Hardware, Requests, run
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
@@ -25,6 +26,8 @@ from tests.operator.autoscaling import (
 
 if TYPE_CHECKING:
     from octavo.operator.autoscaler import Demand
+
+pytestmark = pytest.mark.no_cover  # the operator is not measured, only slowed
 
 Steps = list[tuple[float, tuple[Pod, ...], tuple["Demand", ...]]]
 

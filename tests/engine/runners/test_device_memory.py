@@ -49,7 +49,6 @@ def load(path: Any, card: Card, **settings: Any) -> TorchRunner:
     return TorchRunner(open_model(str(path)), config, 512, memory=card)
 
 
-@pytest.mark.parametrize("kernels", ["reference", "triton"])
 def test_the_pool_may_take_what_the_largest_step_leaves(tiny_model: TinyModel, kernels: str) -> None:
     card = Card(3 * GIB, GIB)
     runner = load(tiny_model("llama"), card, kernels=kernels)

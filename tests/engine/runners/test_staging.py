@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
-import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -54,7 +53,6 @@ def test_a_step_in_flight_keeps_its_arrays_while_the_next_is_prepared() -> None:
     np.testing.assert_array_equal(one.numpy(), first)
 
 
-@pytest.mark.parametrize("kernels", ["reference", "triton"])
 def test_a_drawn_token_is_known_where_it_was_drawn(tiny_model: TinyModel, kernels: str) -> None:
     """Two steps submitted one after the other, before the result of either, against two that are run."""
     path = str(tiny_model("llama"))

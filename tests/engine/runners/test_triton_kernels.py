@@ -65,6 +65,8 @@ def two_steps(runner: TorchRunner) -> np.ndarray:
     return np.concatenate([first, second])
 
 
+@pytest.mark.no_cover
+@pytest.mark.usefixtures("interpreter")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_are_those_of_the_reference_kernels(tiny_model: TinyModel, family: str) -> None:
     files = open_model(str(tiny_model(family, **FAMILIES[family])))
@@ -72,7 +74,6 @@ def test_logits_are_those_of_the_reference_kernels(tiny_model: TinyModel, family
     np.testing.assert_allclose(two_steps(runner(files, "triton", "float32")), expected, atol=2e-3, rtol=1e-3)
 
 
-@pytest.mark.parametrize("kernels", ["reference", "triton"])
 def test_keys_and_values_in_8_bits_come_near_to_whole_ones(tiny_model: TinyModel, kernels: str) -> None:
     files = open_model(str(tiny_model("llama")))
     whole, bytes_ = (
@@ -85,6 +86,8 @@ def test_keys_and_values_in_8_bits_come_near_to_whole_ones(tiny_model: TinyModel
     assert bytes_.block_bytes * 4 * head_dim == whole.block_bytes * (head_dim + 4)
 
 
+@pytest.mark.no_cover
+@pytest.mark.usefixtures("interpreter")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_types_come_as_near_to_float32_as_the_reference(tiny_model: TinyModel, dtype: str) -> None:
     files = open_model(str(tiny_model("llama")))
@@ -94,6 +97,8 @@ def test_half_types_come_as_near_to_float32_as_the_reference(tiny_model: TinyMod
     assert ours < 2.5 * theirs  # the interpreter truncates to bfloat16, where a card rounds
 
 
+@pytest.mark.no_cover
+@pytest.mark.usefixtures("interpreter")
 @pytest.mark.parametrize(
     "settings", [{}, {"speculation": "ngram"}, {"max_num_batched_tokens": 24, "max_num_seqs": 8}]
 )

@@ -19,6 +19,7 @@ curves = st.one_of(
 batches = st.sampled_from([1, 2, 3, 8, 16, 48])
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("batch", [1, 4, 16, 64])
 @pytest.mark.parametrize("curve", CURVES)
 def test_guesses_that_are_never_right_cost_little(curve: str, batch: int) -> None:
@@ -26,6 +27,7 @@ def test_guesses_that_are_never_right_cost_little(curve: str, batch: int) -> Non
     assert world.speedup(600) > 1 / 1.05
 
 
+@pytest.mark.no_cover
 @pytest.mark.parametrize("batch", [1, 4, 16, 64])
 @pytest.mark.parametrize("curve", CURVES)
 def test_good_guesses_bring_nearly_what_the_best_fixed_number_would(curve: str, batch: int) -> None:
@@ -33,6 +35,7 @@ def test_good_guesses_bring_nearly_what_the_best_fixed_number_would(curve: str, 
     assert world.speedup(600) > 0.85 * world.best_fixed(300)
 
 
+@pytest.mark.no_cover
 @settings(max_examples=40, deadline=None)
 @given(curves, batches, st.floats(0, 1), st.floats(0, 0.05), st.integers(0, 9))
 def test_it_never_loses_much_whatever_device_and_text(curve, batch, rate, noise, seed) -> None:
@@ -41,6 +44,7 @@ def test_it_never_loses_much_whatever_device_and_text(curve, batch, rate, noise,
     assert world.speedup(600, seed=seed) > 0.94
 
 
+@pytest.mark.no_cover
 @settings(max_examples=40, deadline=None)
 @given(curves, batches, st.floats(0, 0.05), st.integers(0, 9))
 def test_it_loses_less_where_guesses_are_never_right(curve, batch, noise, seed) -> None:
@@ -48,6 +52,7 @@ def test_it_loses_less_where_guesses_are_never_right(curve, batch, noise, seed) 
     assert world.speedup(600, seed=seed) > 0.95
 
 
+@pytest.mark.no_cover
 @settings(max_examples=20, deadline=None)
 @given(curves, batches, st.floats(0, 0.05), st.integers(0, 9))
 def test_nor_with_sequences_that_are_short(curve, batch, noise, seed) -> None:
@@ -55,6 +60,7 @@ def test_nor_with_sequences_that_are_short(curve, batch, noise, seed) -> None:
     assert world.speedup(600, seed=seed) > 0.95
 
 
+@pytest.mark.no_cover
 @settings(max_examples=20, deadline=None)
 @given(curves, batches, st.integers(0, 9))
 def test_nor_with_a_draft_model_that_must_catch_up(curve, batch, seed) -> None:
@@ -76,6 +82,7 @@ def test_a_draft_model_is_worth_its_time_where_it_is() -> None:
     assert world.speedup(600) > 0.9 * world.best_fixed(300)
 
 
+@pytest.mark.no_cover
 def test_noise_does_not_mislead_it_for_long() -> None:
     for curve in CURVES.values():
         assert World(curve=curve, batch=4, acceptance=always(0.0), noise=0.15).speedup(600) > 0.95

@@ -12,6 +12,8 @@ from octavo.kernels import reference, triton
 from octavo.kernels.triton.adapters import _add
 from tests.kernels.triton.tolerances import DTYPES, close
 
+pytestmark = pytest.mark.usefixtures("interpreter")
+
 NUM_ADAPTERS = 5
 
 
@@ -34,6 +36,7 @@ def both(
     return ours, expected
 
 
+@pytest.mark.no_cover
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     adapters=st.lists(st.integers(-1, NUM_ADAPTERS - 1), min_size=1, max_size=70),

@@ -10,6 +10,13 @@ from hypothesis import strategies as st
 from octavo.kernels import reference, triton
 from tests.kernels.triton.tolerances import DTYPES, close
 
+pytestmark = [
+    pytest.mark.usefixtures("interpreter"),
+    pytest.mark.filterwarnings(
+        "ignore:overflow encountered in exp:RuntimeWarning"
+    ),  # NumPy's; a card says nothing
+]
+
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(

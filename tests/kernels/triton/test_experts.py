@@ -11,7 +11,10 @@ from octavo.kernels import reference, triton
 from octavo.kernels.triton.grouping import group_rows
 from tests.kernels.triton.tolerances import DTYPES, close
 
+pytestmark = pytest.mark.usefixtures("interpreter")
 
+
+@pytest.mark.no_cover
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(
     row_owners=st.lists(st.integers(-1, 6), max_size=90).map(lambda o: torch.tensor(o, dtype=torch.int32)),
@@ -80,6 +83,7 @@ def mixture(
     return x, gate_up, down, *reference.route(logits, top_k, True)
 
 
+@pytest.mark.no_cover
 @settings(max_examples=25, deadline=None, derandomize=True)
 @given(
     num_tokens=st.integers(0, 70),

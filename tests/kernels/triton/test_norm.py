@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from octavo.kernels import reference, triton
 from tests.kernels.triton.tolerances import DTYPES, close
 
+pytestmark = pytest.mark.usefixtures("interpreter")
+
 
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(

@@ -19,6 +19,8 @@ from octavo.kernels.triton.sampling import choose
 from tests.kernels.test_sampling import batch, logits_of
 from tests.kernels.triton.tolerances import DTYPES
 
+pytestmark = pytest.mark.usefixtures("interpreter")
+
 CLOSE = 1e-5
 
 
@@ -59,6 +61,8 @@ def check(logits: torch.Tensor, sampling: Any) -> int:
     return len(different)
 
 
+@pytest.mark.no_cover
+@pytest.mark.no_cover
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(
     num_rows=st.integers(1, 6),

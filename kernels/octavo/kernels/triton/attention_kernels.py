@@ -136,7 +136,8 @@ def paged_attention_kernel(
             v = v.to(tl.float32).to(q.dtype)
         sums = sums * shrink[:, None] + dot(p.to(v.dtype), v)
 
-    result = sums / tl.where(total > 0.0, total, 1.0)[:, None]
+    total = tl.where(total > 0.0, total, 1.0)  # of rows that have seen nothing
+    result = sums / total[:, None]
     if PARTIAL:
         piece = ((member.to(tl.int64) * num_kv_heads + kv_head) * num_splits + split) * BLOCK_M + m
         tl.store(weights_ptr + piece, best + tl.log2(total), mask=is_row)
