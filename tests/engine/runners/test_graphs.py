@@ -92,6 +92,7 @@ def fill(runner: TorchRunner) -> None:
 
 
 @pytest.mark.no_cover
+@pytest.mark.usefixtures("interpreter")
 @pytest.mark.parametrize(
     ("family", "overrides", "options", "steps"),
     [("mistral", {"sliding_window": 40}, {}, 5), ("qwen3", {}, {"kv_cache_dtype": "int8"}, 3)],
@@ -127,6 +128,7 @@ def test_a_graph_computes_what_single_launches_do(
 
 
 @pytest.mark.no_cover
+@pytest.mark.usefixtures("interpreter")
 def test_drawn_tokens_are_put_in_place_and_copies_are_made(tiny_model: TinyModel) -> None:
     files = open_model(str(tiny_model("llama", max_position_embeddings=4096)))
     record = Recorder()
@@ -146,6 +148,7 @@ def test_drawn_tokens_are_put_in_place_and_copies_are_made(tiny_model: TinyModel
 
 
 @pytest.mark.no_cover
+@pytest.mark.usefixtures("interpreter")
 @pytest.mark.parametrize("overlap", ["on", "off"])
 def test_requests_are_answered_alike_with_graphs_and_without(
     tiny_model: TinyModel, overlap: Any, monkeypatch: pytest.MonkeyPatch
@@ -211,6 +214,7 @@ def test_what_is_no_decode_is_launched_one_by_one() -> None:
 
 
 @pytest.mark.no_cover
+@pytest.mark.usefixtures("interpreter")
 def test_without_memory_for_a_graph_steps_go_on_one_by_one(
     tiny_model: TinyModel, caplog: pytest.LogCaptureFixture
 ) -> None:

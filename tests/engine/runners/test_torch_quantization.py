@@ -67,12 +67,14 @@ def test_logits_come_near_to_those_of_whole_weights(files: ModelFiles, whole: np
 
 
 @pytest.mark.no_cover
+@pytest.mark.usefixtures("interpreter")
 @pytest.mark.parametrize("form", ["int8", "int4"])
 def test_tritons_kernels_have_the_references_logits(files: ModelFiles, form: str) -> None:
     assert error(of_a_prompt(runner(files, form, "triton")), of_a_prompt(runner(files, form))) < 1e-5
 
 
 @pytest.mark.no_cover
+@pytest.mark.usefixtures("interpreter")
 def test_where_no_gpu_multiplies_float8_only_weights_are_rounded_to_it(
     files: ModelFiles, whole: np.ndarray
 ) -> None:
