@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import shlex
-import subprocess
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 import pytest_asyncio
 
-from tests.cluster.conftest import ROOT, Installation, inference_model, until_no_block_is_held
+from tests.cluster.conftest import Installation, inference_model, until_no_block_is_held
 from tests.cluster.kubectl import Kubectl, is_ready, run, status
 from tests.cluster.test_nothing_lost import until_the_gateway_has
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
-IMAGE = "localhost/octavo-engine:test"
 STREAMS, TOKENS = 12, 40
 KILL_A_RANK = (
     "import os, pathlib, signal\n"
@@ -27,25 +23,19 @@ KILL_A_RANK = (
 )
 
 
-@pytest.fixture(scope="module")
-def image() -> None:
-    """The image with torch, in which either runner computes on several ranks."""
-    subprocess.run([*shlex.split(os.environ["BUILD_IMAGE"]), IMAGE, "engine"], cwd=ROOT, check=True)
-
-
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def ranks(installation: Installation, image: None) -> AsyncIterator[Kubectl]:
+async def ranks(installation: Installation) -> AsyncIterator[Kubectl]:
     """Two pods of three ranks each, which divide the small model's nine query heads."""
     kubectl = Kubectl("octavo-test-ranks")
     await run("kubectl", "create", "namespace", kubectl.namespace)
     try:
-        model = inference_model(
-            "ranks",
-            scaling={"minReplicas": 2, "maxReplicas": 2},
-            parallelism={"tensor": 3, "device": "cpu"},
+        await kubectl.apply(
+            inference_model(
+                "ranks",
+                scaling={"minReplicas": 2, "maxReplicas": 2},
+                parallelism={"tensor": 3, "device": "cpu"},
+            )
         )
-        model["spec"]["engine"]["image"] = IMAGE
-        await kubectl.apply(model)
         await kubectl.until("oim/ranks", lambda oim: status(oim).get("readyReplicas") == 2, 300)
         yield kubectl
     finally:
