@@ -12,6 +12,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, Protocol
 
+import hypothesis
 import pytest
 from coverage import Coverage
 
@@ -19,6 +20,10 @@ GPU_DRIVERS = [Path("/dev/nvidiactl"), Path("/dev/kfd")]
 # Read when Triton is first imported, which Transformers does: too late in the tests of kernels.
 if not any(driver.exists() for driver in GPU_DRIVERS):
     os.environ["TRITON_INTERPRET"] = "1"
+
+# How long an example takes is no property of what is tested: a first one may read a model.
+hypothesis.settings.register_profile("octavo", deadline=None)
+hypothesis.settings.load_profile("octavo")
 
 SPECIAL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
 CHAT_TEMPLATE = (
