@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
-from tests.cluster.conftest import Deploy, Installation
-from tests.cluster.kubectl import condition, is_ready
+from tests.cluster.conftest import Installation, inference_model
+from tests.cluster.kubectl import Kubectl, condition, is_ready, run
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # one loop for the fixtures of the module
 BROKEN = {
     "an image that does not exist": ({"engine": {"image": "localhost/nowhere:none"}}, "nowhere:none"),
     "a model that is not there": ({"model": {"uri": "file:///nowhere"}}, "/nowhere"),
@@ -17,12 +20,24 @@ BROKEN = {
 }
 
 
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def kubectl(installation: Installation) -> AsyncIterator[Kubectl]:
+    """The namespace of one model, which every test mends again."""
+    kubectl = Kubectl("octavo-test-fragile")
+    await run("kubectl", "create", "namespace", kubectl.namespace)
+    try:
+        await kubectl.apply(inference_model("fragile"))
+        await kubectl.until("oim/fragile", is_ready, 120)
+        yield kubectl
+    finally:
+        await run("kubectl", "delete", "namespace", kubectl.namespace, seconds=180)
+
+
 @pytest.mark.parametrize("what", BROKEN)
 async def test_a_broken_change_is_degraded_and_the_old_pods_serve(
-    installation: Installation, deploy: Deploy, what: str
+    installation: Installation, kubectl: Kubectl, what: str
 ) -> None:
     change, clue = BROKEN[what]
-    kubectl = await deploy("fragile")
     before = (await kubectl.get("oim", "fragile"))["spec"]
     began = time.monotonic()
     await kubectl.patch("oim/fragile", {"spec": change})

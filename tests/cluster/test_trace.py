@@ -8,7 +8,6 @@ import secrets
 
 import grpc
 import httpx2
-import pytest
 
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1.inference_pb2_grpc import InferenceStub
@@ -17,11 +16,15 @@ from tests.cluster.conftest import Deploy, Installation
 GREEDY = pb.SamplingParams(temperature=0, max_tokens=8)
 
 
-@pytest.mark.parametrize("door", ["grpc", "http"])
 async def test_one_trace_goes_from_the_client_through_gateway_pod_and_engine(
-    installation: Installation, deploy: Deploy, door: str
+    installation: Installation, deploy: Deploy
 ) -> None:
     await deploy("traced")
+    for door in ("grpc", "http"):
+        await check_the_trace_of_a_request(installation, door)
+
+
+async def check_the_trace_of_a_request(installation: Installation, door: str) -> None:
     trace, client = secrets.token_hex(16), secrets.token_hex(8)
     await ask(installation, door, f"00-{trace}-{client}-01")
     spans = await received(installation, trace)
