@@ -34,7 +34,7 @@ QUESTIONS = [
     "Explain in one paragraph how a refrigerator moves heat from a cold place to a warm one, and why that "
     "does not contradict the second law of thermodynamics. Use no formulas.",
 ]
-EXCERPT_LENGTHS = [120, 150, 180, 256, 300, 350, 450, 1450]
+EXCERPT_LENGTHS = [120, 180, 256, 300, 450, 700, 1000, 1450]
 """Tokens of the licence that the long prompts ask about."""
 
 
