@@ -1,6 +1,6 @@
 """Tokens per second of one rank and of several that share the processors, by the native runner.
 
-python -m benchmarks.ranks --ranks 2 --batches 1 32 --forms bfloat16 int8
+    python -m benchmarks.ranks --ranks 2 --batches 1 32 --forms bfloat16 int8
 
 The model has random weights, in SmolLM2-135M's shape but for 8 heads and 4 key-value heads, since 9 and 3 are
 no two ranks'. The last lines are of one with as many sums a step (61) and hardly anything else to compute.
@@ -44,11 +44,17 @@ def measure(model: Path, size: int, threads: int, batch: int, tokens: int, **set
 def main() -> None:
     from tests.conftest import save_tiny_model
 
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ranks", type=int, default=2)
-    parser.add_argument("--batches", type=int, nargs="+", default=[1, 32])
-    parser.add_argument("--forms", nargs="+", choices=FORMS, default=["bfloat16", "int8"])
-    parser.add_argument("--tokens", type=int, default=32)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--ranks", type=int, default=2, help="1, 2, 4 or 8 (default: %(default)s)")
+    parser.add_argument(
+        "--batches", type=int, nargs="+", default=[1, 32], help="sequences that decode together"
+    )
+    parser.add_argument(
+        "--forms", nargs="+", choices=FORMS, default=["bfloat16", "int8"], help="of the weights"
+    )
+    parser.add_argument("--tokens", type=int, default=32, help="of each sequence (default: %(default)s)")
     options = parser.parse_args()
     kinds = {(1, 1): "1 rank, 1 thread", (1, options.ranks): f"1 rank, {options.ranks} threads",
              (options.ranks, 1): f"{options.ranks} ranks, 1 thread each"}  # fmt: skip

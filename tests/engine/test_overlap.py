@@ -123,7 +123,7 @@ def arrivals(draw: st.DrawFn) -> Arrival:
     return Arrival(prompt, params, draw(st.integers(0, 20)), end_after, reason)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.lists(arrivals(), min_size=1, max_size=8), st.integers(9, 24))
 def test_any_workload_has_the_outputs_of_the_plain_loop(work: list[Arrival], num_blocks: int) -> None:
     plain = serve(paper_engine(num_blocks, overlap=False), work)

@@ -221,7 +221,7 @@ def test_what_was_preempted_is_found_again_in_the_cache() -> None:
     assert young.num_computed_tokens > 0
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     requests=st.lists(st.tuples(st.integers(1, 20), st.integers(1, 12), st.integers(0, 2)), max_size=30),
     num_blocks=st.integers(8, 20),
@@ -318,4 +318,4 @@ class Traffic(RuleBasedStateMachine):
 
 
 TestTraffic = Traffic.TestCase
-TestTraffic.settings = settings(max_examples=200, stateful_step_count=40, deadline=None)
+TestTraffic.settings = settings(max_examples=200, stateful_step_count=40)

@@ -49,7 +49,7 @@ def plan_of(
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.tuples(st.integers(1, 70), st.integers(1, 70)), min_size=1, max_size=5),
     kv_heads=st.sampled_from([1, 2, 3]),
@@ -82,7 +82,7 @@ def test_ragged_batches(
         first += num_new
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     num_tokens=st.integers(2, 300),
     context=st.integers(0, 100),

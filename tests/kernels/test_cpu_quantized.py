@@ -160,7 +160,7 @@ def test_product_is_close_to_that_of_the_floats(form: Form, error: float) -> Non
 
 
 @pytest.mark.parametrize("form", QUANTIZED)
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(data=st.data())
 def test_a_row_does_not_depend_on_what_runs_beside_it(form: Form, data: st.DataObject) -> None:
     x = normal(40, 96, seed=1)

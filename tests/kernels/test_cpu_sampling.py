@@ -136,7 +136,7 @@ def assert_same(a: Any, b: Any) -> None:
         assert (x is None and y is None) or x.tobytes() == y.tobytes()
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(seed=st.integers(0, 2**32), num_rows=st.integers(1, 9), vocab=st.integers(8, 3000))
 def test_whatever_is_asked_is_what_the_reference_does(
     one: Sampler, seed: int, num_rows: int, vocab: int
@@ -183,7 +183,7 @@ def test_cuts_of_large_vocabularies(one: Sampler, cuts: dict[str, Any], shape: s
         assert_agree(one.sample(logits, sampling), sample(torch.from_numpy(logits), sampling), sampling)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), num_rows=st.integers(1, 12), vocab=st.integers(8, 30_000))
 def test_neither_threads_nor_other_rows_change_a_row(
     samplers: list[Sampler], seed: int, num_rows: int, vocab: int
@@ -263,7 +263,7 @@ def test_a_broken_row_yields_a_token_all_the_same(one: Sampler) -> None:
     assert ((tokens >= 0) & (tokens < 1000)).all()
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 2**32), num_rows=st.integers(1, 9), vocab=st.integers(8, 3000))
 def test_scores_are_those_of_the_reference(
     samplers: list[Sampler], seed: int, num_rows: int, vocab: int

@@ -110,7 +110,7 @@ def test_neighbouring_seeds_and_positions_are_independent() -> None:
     assert abs(np.corrcoef(numbers[:, :-1].ravel(), numbers[:, 1:].ravel())[0, 1]) < 0.02
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     seed=st.integers(0, 2**20),
     top_k=st.integers(0, VOCAB + 5),

@@ -215,7 +215,7 @@ class TestDeletion:
         assert costs["a"] <= costs["b"]
 
 
-SIMULATED = settings(deadline=None, derandomize=True)
+SIMULATED = settings(derandomize=True)
 """The same simulations in every run: one takes a second."""
 
 hardware = st.builds(

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from octavo.operator.desired import Manifest, Platform, desired
 from octavo.operator.desired.identity import labels, selector, selector_string
@@ -228,13 +228,11 @@ def test_a_count_that_another_owns_is_not_written() -> None:
     assert "replicas" not in deployment["spec"]
 
 
-@settings(deadline=None)
 @given(names, specs())
 def test_two_operators_make_the_same_objects(name: str, spec: dict[str, Any]) -> None:
     assert desired(model(name, **spec), 3, PLATFORM) == desired(model(name, **spec), 3, PLATFORM)
 
 
-@settings(deadline=None)
 @given(names, specs(), specs())
 def test_who_an_object_is_does_not_depend_on_the_spec(
     name: str, spec: dict[str, Any], other: dict[str, Any]
@@ -246,7 +244,6 @@ def test_who_an_object_is_does_not_depend_on_the_spec(
     assert before["Deployment" + name]["spec"]["selector"] == after["Deployment" + name]["spec"]["selector"]
 
 
-@settings(deadline=None)
 @given(names, specs())
 def test_every_object_is_labelled_owned_and_well_named(name: str, spec: dict[str, Any]) -> None:
     for manifest in desired(model(name, **spec), 1, PLATFORM):
@@ -257,7 +254,6 @@ def test_every_object_is_labelled_owned_and_well_named(name: str, spec: dict[str
         assert (owner["uid"], owner["controller"]) == (f"uid-of-{name}", True)
 
 
-@settings(deadline=None)
 @given(names, specs())
 def test_pods_always_have_the_labels_that_select_them(name: str, spec: dict[str, Any]) -> None:
     template = desired(model(name, **spec), 1, PLATFORM)[-1]["spec"]["template"]

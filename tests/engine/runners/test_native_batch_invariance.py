@@ -165,7 +165,7 @@ def _start(
 
 
 @pytest.mark.parametrize("form", FORMS)
-@settings(max_examples=40, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=40, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_logits_do_not_depend_on_the_schedule(tiny_runner: Load, form: str, data: st.DataObject) -> None:
     check_any_schedule(data, lambda threads: tiny_runner(form, threads), LONGEST)
@@ -177,7 +177,7 @@ def demo_runner(smollm2_path: Path) -> Callable[[int], NativeRunner]:
     return cache(lambda threads: _load(smollm2_path, threads))
 
 
-@settings(max_examples=4, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=4, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_logits_of_a_packed_checkpoint_do_not_depend_on_the_schedule(
     demo_runner: Callable[[int], NativeRunner], data: st.DataObject

@@ -218,7 +218,7 @@ moves = st.one_of(
 )
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(st.lists(moves, min_size=10, max_size=30), st.integers(6, 12), st.sampled_from([16, 512]))
 def test_guesses_are_right_and_blocks_add_up_whatever_happens(
     runner: Runner,

@@ -36,7 +36,7 @@ def test_good_guesses_bring_nearly_what_the_best_fixed_number_would(curve: str, 
 
 
 @pytest.mark.no_cover
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(curves, batches, st.floats(0, 1), st.floats(0, 0.05), st.integers(0, 9))
 def test_it_never_loses_much_whatever_device_and_text(curve, batch, rate, noise, seed) -> None:
     """Where the gain is none or nearly so, noise may hide a small loss for a while."""
@@ -45,7 +45,7 @@ def test_it_never_loses_much_whatever_device_and_text(curve, batch, rate, noise,
 
 
 @pytest.mark.no_cover
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(curves, batches, st.floats(0, 0.05), st.integers(0, 9))
 def test_it_loses_less_where_guesses_are_never_right(curve, batch, noise, seed) -> None:
     world = World(curve=curve, batch=batch, acceptance=always(0.0), noise=noise)
@@ -53,7 +53,7 @@ def test_it_loses_less_where_guesses_are_never_right(curve, batch, noise, seed) 
 
 
 @pytest.mark.no_cover
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(curves, batches, st.floats(0, 0.05), st.integers(0, 9))
 def test_nor_with_sequences_that_are_short(curve, batch, noise, seed) -> None:
     world = World(curve=curve, batch=batch, acceptance=always(0.0), noise=noise, length=40)
@@ -61,7 +61,7 @@ def test_nor_with_sequences_that_are_short(curve, batch, noise, seed) -> None:
 
 
 @pytest.mark.no_cover
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(curves, batches, st.integers(0, 9))
 def test_nor_with_a_draft_model_that_must_catch_up(curve, batch, seed) -> None:
     plain = curve(batch)

@@ -18,9 +18,7 @@ from octavo.engine.tokenizer import Tokenizer
 from tests.conftest import TinyModel
 from tests.engine.structured.world import CHOICES, PERSON, World, follows
 
-PROPERTY = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+PROPERTY = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def test_json_follows_its_schema(world: World) -> None:

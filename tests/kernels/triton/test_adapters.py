@@ -37,7 +37,7 @@ def both(
 
 
 @pytest.mark.no_cover
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     adapters=st.lists(st.integers(-1, NUM_ADAPTERS - 1), min_size=1, max_size=70),
     n=st.integers(1, 300),

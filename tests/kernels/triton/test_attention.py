@@ -105,7 +105,7 @@ def lengths(most: int) -> st.SearchStrategy[list[tuple[int, int]]]:
 
 
 @pytest.mark.no_cover
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     lengths=lengths(300),
     kv_heads=st.sampled_from([1, 2]),

@@ -18,7 +18,7 @@ pytestmark = [
 ]
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     num_tokens=st.integers(0, 5),
     num_heads=st.integers(1, 9),
@@ -39,7 +39,7 @@ def test_heads_are_rotated_wholly_or_in_part(
     close(triton.rotary(x, cos, sin), expected)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(
     num_tokens=st.integers(0, 5),
     n=st.sampled_from([1, 128, 1000, 1536, 2048]),

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.usefixtures("interpreter")
 
 
 @pytest.mark.no_cover
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     row_owners=st.lists(st.integers(-1, 6), max_size=90).map(lambda o: torch.tensor(o, dtype=torch.int32)),
     rows=st.sampled_from([16, 64]),
@@ -43,7 +43,7 @@ def test_more_rows_than_are_looked_at_at_once() -> None:
         assert torch.equal(theirs[theirs < 2500], torch.arange(owner, 2500, 3, dtype=torch.int32))
 
 
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(
     num_tokens=st.integers(0, 40),
     num_experts=st.sampled_from([1, 3, 8, 60]),
@@ -84,7 +84,7 @@ def mixture(
 
 
 @pytest.mark.no_cover
-@settings(max_examples=25, deadline=None, derandomize=True)
+@settings(max_examples=25, derandomize=True)
 @given(
     num_tokens=st.integers(0, 70),
     num_experts=st.sampled_from([2, 5, 16]),

@@ -39,7 +39,7 @@ def store(ops: ModuleType, key: torch.Tensor, value: torch.Tensor, caches: list,
 
 
 @pytest.mark.no_cover
-@settings(max_examples=20, deadline=None, derandomize=True)
+@settings(max_examples=20, derandomize=True)
 @given(
     lengths=st.lists(st.integers(1, 50), min_size=1, max_size=4),
     kv_heads=st.integers(1, 5),

@@ -13,7 +13,7 @@ from tests.kernels.triton.tolerances import DTYPES, close
 pytestmark = pytest.mark.usefixtures("interpreter")
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     rows=st.integers(0, 40),
     n=st.sampled_from([16, 64, 80, 96, 576, 1000, 2048]),
@@ -35,7 +35,7 @@ def test_the_heads_of_a_slice(dtype: torch.dtype) -> None:
     close(triton.rms_norm(heads[:, 2:6], weight, 1e-6), reference.rms_norm(heads[:, 2:6], weight, 1e-6))
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(
     rows=st.integers(1, 20),
     n=st.sampled_from([64, 576, 1536]),

@@ -42,7 +42,7 @@ def test_all_forms_and_types(form: str, group: int | None, dtype: torch.dtype) -
 
 
 @pytest.mark.no_cover
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     num_tokens=st.integers(0, 70),
     m=st.integers(1, 130),
@@ -61,7 +61,7 @@ def test_sizes_that_fill_no_tile(
 
 @pytest.mark.no_cover
 @pytest.mark.no_cover
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(
     num_tokens=st.integers(1, 70),
     m=st.integers(1, 130),

@@ -63,7 +63,7 @@ def check(logits: torch.Tensor, sampling: Any) -> int:
 
 @pytest.mark.no_cover
 @pytest.mark.no_cover
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, derandomize=True)
 @given(
     num_rows=st.integers(1, 6),
     vocab=st.integers(1, 3000),
@@ -104,7 +104,7 @@ def test_more_tokens_than_are_looked_at_at_once() -> None:
     check(logits, batch(4, top_k=[0, 5000, 0, 20], top_p=[1.0, 0.9, 0.5, 0.9], draws=np.arange(4)))
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(
     values=st.lists(st.floats(-(2.0**100), 2.0**100, width=32) | st.just(-np.inf), min_size=1, max_size=80),
     top_k=st.integers(1, 90),
@@ -134,7 +134,7 @@ def uniform_kernel(keys_ptr, out_ptr, count, BLOCK: tl.constexpr):  # type: igno
     tl.store(out_ptr + at, choice.uniform(seeds, draws), mask=at < count)
 
 
-@settings(max_examples=30, deadline=None, derandomize=True)
+@settings(max_examples=30, derandomize=True)
 @given(st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(0, 2**63 - 1)), min_size=1, max_size=32))
 def test_numbers_are_the_same_as_everywhere(keys: list[tuple[int, int]]) -> None:
     seeds = np.array([seed for seed, _ in keys], np.uint64)

@@ -54,7 +54,7 @@ class Layer:
 class Decoder:
     """One rank's part of the decoder; the whole of it where there is but one.
 
-    Takes its weights out of the given dictionary, so that what is packed anew is not kept twice.
+    Takes its weights out of the given dictionary, which `load_weights` has made.
     """
 
     def __init__(

@@ -16,6 +16,7 @@ import torch
 
 from octavo.engine.config import BLOCK_SIZE
 from octavo.engine.errors import ConfigError
+from octavo.engine.runners.torch.staging import Views
 from octavo.kernels import reference
 
 if TYPE_CHECKING:
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
 log = logging.getLogger("octavo")
 
 LEAST_CONTEXT = 1024
-ALIGNMENT = 16
-"""Bytes that divide an array's place, as in `staging`."""
 
 
 class Capture(Protocol):
@@ -182,13 +181,12 @@ class Graphs:
             return torch.from_numpy(array)
 
         self._prepare(batch, rows, collect, shape.context)
-        values = _joined(arrays)
-        staged = self._staging.put(values)
+        staged = self._staging.put_together(arrays)
         self._staging.send()
         graph = self._graphs.get(shape)
         inputs = torch.empty_like(staged) if graph is None else graph.inputs
         inputs.copy_(staged)
-        step = self._prepare(batch, rows, _Views(inputs), shape.context) if graph is None else graph.step
+        step = self._prepare(batch, rows, Views(inputs), shape.context) if graph is None else graph.step
         if (batch.token_ids < 0).any():
             step.token_ids.copy_(self._known(step.token_ids))
         if graph is None:
@@ -216,30 +214,3 @@ class Graphs:
             self._graphs.clear()
             return
         self._graphs[shape] = Graph(inputs, step, launch)
-
-
-class _Views:
-    """Arrays of given types and shapes, one after the other as `_joined` has them, where they are on the
-    device."""
-
-    def __init__(self, data: Tensor) -> None:
-        self._data, self._used = data, 0
-
-    def __call__(self, array: np.ndarray) -> Tensor:
-        start = self._used
-        self._used = _aligned(start + array.nbytes)
-        dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
-        return self._data[start : start + array.nbytes].view(dtype).view(array.shape)
-
-
-def _joined(arrays: list[np.ndarray]) -> np.ndarray:
-    """uint8, each array at an aligned place."""
-    ends = np.cumsum([0, *(_aligned(array.nbytes) for array in arrays)])
-    joined = np.zeros(ends[-1], np.uint8)
-    for array, start in zip(arrays, ends, strict=False):
-        joined[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    return joined
-
-
-def _aligned(num_bytes: int) -> int:
-    return -(-num_bytes // ALIGNMENT) * ALIGNMENT

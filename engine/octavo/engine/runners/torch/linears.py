@@ -32,10 +32,10 @@ class Linears:
 
     def pack(self, name: str, weight: Tensor, bias: Tensor | None) -> Any:
         """name: canonical, which says whether the weight is of a layer."""
-        if self._is_quantised(name):
-            assert self.form is not None
-            return self.ops.pack_quantized(weight, bias, self.form, GROUP if self.form == "int4" else None)
-        return self.ops.pack_linear(weight, bias)
+        form = self._form_of(name)
+        if form is None:
+            return self.ops.pack_linear(weight, bias)
+        return self.ops.pack_quantized(weight, bias, form, GROUP if form == "int4" else None)
 
     def __call__(self, x: Tensor, layer: Any) -> Tensor:
         """x: [num_tokens, n], layer: of `pack`, one of a layer's → [num_tokens, m]."""
@@ -43,10 +43,12 @@ class Linears:
 
     def bytes_each(self, name: str, itemsize: int) -> float:
         """Of an element of the weight of this name."""
-        return BYTES[self.form] if self.form is not None and self._is_quantised(name) else itemsize
+        form = self._form_of(name)
+        return itemsize if form is None else BYTES[form]
 
-    def _is_quantised(self, name: str) -> bool:
-        return self.form is not None and name.startswith("layers.") and not name.endswith(("norm", ".bias"))
+    def _form_of(self, name: str) -> str | None:
+        of_a_layer = name.startswith("layers.") and not name.endswith(("norm", ".bias"))
+        return self.form if of_a_layer else None
 
 
 def choose_linears(ops: Ops[Tensor], quantization: str, spec: DecoderSpec) -> Linears:

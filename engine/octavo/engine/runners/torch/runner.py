@@ -113,14 +113,14 @@ class TorchRunner:
 
     def _dry_run(self, config: EngineConfig, max_model_len: int, memory: DeviceMemory, weights: int) -> int:
         """Bytes that the largest step takes beside weights and pool: it is computed, on a pool of a block.
-        With graphs also those of the largest decode, which are not given back."""
+        With graphs also those of the largest decode, and of all graphs' logits, which are not given back."""
         batch = largest_batch(config, max_model_len)
-        decode = decode_of(largest_batch(config, 1), max_model_len)
         compute = self.run if self._shard.rank == 0 else self.logits
         self._make_caches(1)
         try:
             taken = measure(lambda: compute(batch), memory, config, weights, self.device)
             if self._capture is not None:
+                decode = decode_of(largest_batch(config, 1), max_model_len)
                 taken += measure(lambda: self.logits(decode), memory, config, weights, self.device)
                 taken += config.max_num_seqs * sum(self._shard.vocabulary) * self._dtype.itemsize
             return taken
@@ -183,18 +183,16 @@ class TorchRunner:
             torch.cuda.set_device(self._device)  # this thread's; Triton launches there, whatever it is given
         staging = self._staging
         staging.begin()
-        copies = staging.put(batch.copies.astype(np.int64))
-        shape = self._graphs.shape_of(batch) if self._graphs is not None else None
-        if shape is None:
-            rows = np.concatenate([batch.sampling.rows, batch.scoring.rows])
-            step = self._step(batch, rows, staging.put)
-        staging.send()
-        if len(copies):
+        if len(batch.copies):
+            copies = staging.put_and_send(batch.copies.astype(np.int64))
             for caches in self._caches:
                 for cache in caches:
                     self._ops.copy_blocks(cache, copies)
-        if self._graphs is not None and shape is not None:
+        if self._graphs is not None and (shape := self._graphs.shape_of(batch)) is not None:
             return self._graphs.logits(batch, shape)
+        rows = np.concatenate([batch.sampling.rows, batch.scoring.rows])
+        step = self._step(batch, rows, staging.put)
+        staging.send()
         if (batch.token_ids < 0).any():
             step = replace(step, token_ids=self._known(step.token_ids))
         return self._decoder.logits(step, self._caches)

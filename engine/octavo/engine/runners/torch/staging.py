@@ -10,6 +10,8 @@ import numpy as np
 import torch
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor
 
     from octavo.engine.batch import StepOutput
@@ -59,17 +61,25 @@ class Staging:
 
     def put(self, array: np.ndarray) -> Tensor:
         """Where the array will be on the device, once `send` is called; of its type and shape."""
-        buffer, size = self._buffers[self._turn], array.nbytes
-        start = -(-buffer.used // ALIGNMENT) * ALIGNMENT
-        if start + size > len(buffer.array):
+        return Views(self.put_together([array]))(array)
+
+    def put_together(self, arrays: Sequence[np.ndarray]) -> Tensor:
+        """The same of arrays in one piece, uint8, of which `Views` are the arrays."""
+        size = sum(_aligned(array.nbytes) for array in arrays)
+        buffer = self._buffers[self._turn]
+        if buffer.used + size > len(buffer.array):
             self.send()
             # The views of the old buffer keep it while they are needed.
             buffer = _Buffer.of(2 * max(len(buffer.array), size), self._device)
-            self._buffers[self._turn], start = buffer, 0
-        buffer.array[start : start + size] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-        buffer.used = start + size
-        dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
-        return buffer.device[start : start + size].view(dtype).view(array.shape)
+            self._buffers[self._turn] = buffer
+        first = start = buffer.used
+        for array in arrays:
+            buffer.array[start : start + array.nbytes] = (
+                np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+            )
+            start += _aligned(array.nbytes)
+        buffer.used = start
+        return buffer.device[first:start]
 
     def send(self) -> None:
         """Begins to copy what was put since the last call."""
@@ -89,6 +99,20 @@ class Staging:
         return tensor
 
 
+class Views:
+    """Arrays of given types and shapes where they are on the device: one after the other in `data`, as
+    `Staging.put_together` has put them."""
+
+    def __init__(self, data: Tensor) -> None:
+        self._data, self._used = data, 0
+
+    def __call__(self, array: np.ndarray) -> Tensor:
+        start = self._used
+        self._used += _aligned(array.nbytes)
+        dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
+        return self._data[start : start + array.nbytes].view(dtype).view(array.shape)
+
+
 class Results:
     """A step's output on its way to the host. See `octavo.engine.runners.Submitted`."""
 
@@ -101,6 +125,10 @@ class Results:
         if self._fetched is not None:
             self._fetched.synchronize()
         return _map(self._output, lambda tensor: tensor.numpy())
+
+
+def _aligned(num_bytes: int) -> int:
+    return -(-num_bytes // ALIGNMENT) * ALIGNMENT
 
 
 def _recorded() -> Any:

@@ -303,10 +303,6 @@ bool Decoder::add(Worker& worker, const Linear& linear, const char* a, int rows,
             const size_t begin = size_t(first) * n, length = size_t(last - first) * n;
             float* to = x + size_t(from) * n + begin;
             const float *zero = e.of(0) + begin, *one = e.of(1) + begin;
-            if (e.size == 2) {
-                for (size_t i = 0; i < length; i++) to[i] += zero[i] + one[i];
-                return;
-            }
             // A few elements of all ranks at a time, which stay in registers.
             constexpr int AT_ONCE = 32;
             for (size_t i = 0; i < length; i += AT_ONCE) {
