@@ -48,6 +48,11 @@ size_t Decoder::block_bytes() const {
     return model_.num_kv_heads * kernels_.pool_bytes[model_.pool_type](model_.head_dim);
 }
 
+void Decoder::set_cache(void* data, int64_t num_blocks) {
+    cache_ = static_cast<char*>(data), num_blocks_ = num_blocks;
+    write_ahead_.reset(new WriteAhead(cache_, model_.num_layers, num_blocks, block_bytes(), pool_.cpus()));
+}
+
 int32_t Decoder::run(Step& step) {
     const Model& m = model_;
     const size_t tokens = step.num_tokens, rows = step.num_rows;
@@ -129,6 +134,7 @@ void Decoder::plan(const Step& step) {
         for (int chunk = 0; chunk < num_chunks; chunk++)
             parts_.push_back({chunk, step.block_tables[size_t(s) * step.max_blocks + chunk * BLOCKS], s});
     }
+    if (!new_blocks_.empty()) write_ahead_->used(*std::max_element(new_blocks_.begin(), new_blocks_.end()) + size_t(1));
     // Equal chunks of equal blocks come together, and are read once for all their sequences.
     std::sort(parts_.begin(), parts_.end(), [](const Part& a, const Part& b) {
         return a.chunk != b.chunk               ? a.chunk < b.chunk

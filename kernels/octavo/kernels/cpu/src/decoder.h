@@ -7,6 +7,7 @@
 #include "exchange.h"
 #include "kernels.h"
 #include "pool.h"
+#include "write_ahead.h"
 
 namespace octavo {
 
@@ -65,8 +66,8 @@ class Decoder {
     Decoder(const Model& model, Pool& pool, const Group* group)
         : model_(model), pool_(pool), kernels_(kernels()), exchange_(group ? new Exchange(*group) : nullptr) {}
 
-    // Where keys and values are kept: a pool of `num_blocks` blocks for each layer.
-    void set_cache(void* data, int64_t num_blocks) { cache_ = static_cast<char*>(data), num_blocks_ = num_blocks; }
+    // Where keys and values are kept: a pool of `num_blocks` blocks for each layer. It outlives the decoder.
+    void set_cache(void* data, int64_t num_blocks);
 
     // Ends as a `Meeting` does; a step that has not met the others to its end has no logits.
     int32_t run(Step& step);
@@ -97,6 +98,7 @@ class Decoder {
     int32_t ended_ = MET;  // how this step's last meeting has
     char* cache_ = nullptr;
     int64_t num_blocks_ = 0;
+    std::unique_ptr<WriteAhead> write_ahead_;
 
     // Worked out once per step.
     std::vector<AttentionTask> by_head_, by_chunk_;

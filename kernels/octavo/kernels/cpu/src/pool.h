@@ -44,6 +44,7 @@ class Pool {
     ~Pool();
 
     int size() const { return size_; }
+    const std::vector<int>& cpus() const { return cpus_; }
 
     // Runs job(worker) on every thread of the team; returns when all are done. From one thread at a time.
     void run(const std::function<void(Worker&)>& job);
