@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import sys
 import time
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from octavo.engine.config import EngineConfig
 from octavo.engine.models.source import open_model
 from octavo.engine.runners.native import NativeRunner
-from octavo.kernels.cpu.library import is_available
+from octavo.kernels.cpu.library import is_available, library
 from tests.conftest import TinyModel
 
 from .steps import Piece, logits
@@ -32,6 +33,13 @@ SECONDS = 60
 def runner(tiny_model: TinyModel) -> NativeRunner:
     config = EngineConfig(model=str(tiny_model("llama", head_dim=64)), dtype="bfloat16")
     return NativeRunner(open_model(config.model), config, 512)
+
+
+def allocated(runner: NativeRunner, num_blocks: int) -> np.ndarray:
+    """A new pool, uint8: valid as long as the runner is."""
+    num_bytes = num_blocks * runner.block_bytes
+    address = library().octavo_decoder_allocate(runner._decoder, num_blocks)
+    return np.ctypeslib.as_array((ctypes.c_uint8 * num_bytes).from_address(address))
 
 
 def resident(data: np.ndarray) -> int:
@@ -56,28 +64,33 @@ def wait_for(data: np.ndarray, num_bytes: int) -> None:
 
 def test_a_pool_is_there_before_the_first_step(runner: NativeRunner) -> None:
     num_blocks = 16 * MIB // runner.block_bytes
-    runner.allocate(num_blocks)
-    wait_for(runner._cache, num_blocks * runner.block_bytes)
-    assert not runner._cache.any()
+    pool = allocated(runner, num_blocks)
+    wait_for(pool, pool.nbytes)
+    assert not pool.any()
 
 
 def test_no_more_is_taken_than_soon_needed(runner: NativeRunner) -> None:
     num_blocks = 2 * AHEAD // runner.block_bytes
-    runner.allocate(num_blocks)
-    wait_for(runner._cache, AHEAD * 15 // 16)
+    pool = allocated(runner, num_blocks)
+    wait_for(pool, AHEAD * 15 // 16)
     time.sleep(0.05)
     # Of each layer's share a huge page may be begun.
     most = AHEAD + runner._spec.num_layers * 2 * 2 * MIB
-    assert resident(runner._cache) <= most
+    assert resident(pool) <= most
     logits(runner, Piece([7, 11, 13], 0, 3, [num_blocks // 4]))
-    wait_for(runner._cache, AHEAD * 5 // 4)
+    wait_for(pool, AHEAD * 5 // 4)
 
 
 def test_what_steps_write_meanwhile_stays(runner: NativeRunner) -> None:
     num_blocks = 64 * MIB // runner.block_bytes
     tokens = list(range(7, 17))
-    runner.allocate(num_blocks)
+    allocated(runner, num_blocks)
     for text in (tokens, [*tokens, 3]):  # a prompt in each of many blocks, then a token after each
         start = 0 if text is tokens else len(tokens)
         found = [logits(runner, Piece(text, start, len(text), [block])) for block in range(0, num_blocks, 97)]
         assert all(np.array_equal(each, found[0]) for each in found)
+
+
+def test_a_pool_may_be_replaced_while_its_pages_are_had(runner: NativeRunner) -> None:
+    for _ in range(20):
+        runner.allocate(AHEAD // runner.block_bytes)

@@ -155,7 +155,7 @@ FUNCTIONS = {
     "octavo_decoder_new": (c_void_p, (POINTER(Model), c_void_p, POINTER(Group))),
     "octavo_decoder_free": (None, (c_void_p,)),
     "octavo_block_bytes": (c_size_t, (c_int, c_int, c_int, c_int)),
-    "octavo_decoder_set_cache": (None, (c_void_p, c_void_p, c_int64)),
+    "octavo_decoder_allocate": (c_void_p, (c_void_p, c_int64)),
     "octavo_decoder_run": (c_int32, (c_void_p, POINTER(Step))),
 }
 

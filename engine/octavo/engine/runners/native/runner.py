@@ -124,7 +124,6 @@ class NativeRunner:
             ctypes.byref(self._model), self._pool, self._described_group()
         )
         self._sampler = Sampler(library(), self._pool)
-        self._cache = np.empty(0, np.uint8)
 
     def __del__(self) -> None:
         for name, free in (("_decoder", "octavo_decoder_free"), ("_pool", "octavo_pool_free")):
@@ -135,12 +134,9 @@ class NativeRunner:
         return available_memory()
 
     def allocate(self, num_blocks: int) -> None:
-        try:
-            self._cache = _zeros(num_blocks * self.block_bytes)
-        except MemoryError as error:
+        if not library().octavo_decoder_allocate(self._decoder, num_blocks):
             needed = num_blocks * self.block_bytes / 2**30
-            raise ConfigError(f"kv_cache_memory: {needed:.1f} GiB could not be allocated: {error}") from error
-        library().octavo_decoder_set_cache(self._decoder, self._cache.ctypes.data, num_blocks)
+            raise ConfigError(f"kv_cache_memory: {needed:.1f} GiB could not be allocated")
 
     def run(self, batch: Batch) -> StepOutput:
         return draw(self.logits(batch), batch, self._sampler.sample, self._sampler.score)

@@ -79,8 +79,7 @@ API void octavo_decoder_free(Decoder* decoder) { delete decoder; }
 API size_t octavo_block_bytes(int pool_type, int num_layers, int num_kv_heads, int head_dim) {
     return size_t(num_layers) * num_kv_heads * kernels().pool_bytes[pool_type](head_dim);
 }
-API void octavo_decoder_set_cache(Decoder* decoder, void* data, int64_t num_blocks) {
-    decoder->set_cache(data, num_blocks);
-}
+// Where the blocks are, or null if there is no memory for them; the decoder's own.
+API char* octavo_decoder_allocate(Decoder* decoder, int64_t num_blocks) { return decoder->allocate(num_blocks); }
 // How it has ended: see `Meeting`.
 API int32_t octavo_decoder_run(Decoder* decoder, Step* step) { return decoder->run(*step); }

@@ -48,9 +48,13 @@ size_t Decoder::block_bytes() const {
     return model_.num_kv_heads * kernels_.pool_bytes[model_.pool_type](model_.head_dim);
 }
 
-void Decoder::set_cache(void* data, int64_t num_blocks) {
-    cache_ = static_cast<char*>(data), num_blocks_ = num_blocks;
-    write_ahead_.reset(new WriteAhead(cache_, model_.num_layers, num_blocks, block_bytes(), pool_.cpus()));
+char* Decoder::allocate(int64_t num_blocks) {
+    write_ahead_.reset(), pages_.reset();
+    pages_.reset(new Pages(size_t(model_.num_layers) * num_blocks * block_bytes()));
+    cache_ = pages_->data(), num_blocks_ = num_blocks;
+    if (cache_)
+        write_ahead_.reset(new WriteAhead(cache_, model_.num_layers, num_blocks, block_bytes(), pool_.cpus()));
+    return cache_;
 }
 
 int32_t Decoder::run(Step& step) {

@@ -66,8 +66,9 @@ class Decoder {
     Decoder(const Model& model, Pool& pool, const Group* group)
         : model_(model), pool_(pool), kernels_(kernels()), exchange_(group ? new Exchange(*group) : nullptr) {}
 
-    // Where keys and values are kept: a pool of `num_blocks` blocks for each layer. It outlives the decoder.
-    void set_cache(void* data, int64_t num_blocks);
+    // Makes room for keys and values, a pool of `num_blocks` blocks for each layer, in place of an earlier one. Where
+    // it is; null if there is no memory for it.
+    char* allocate(int64_t num_blocks);
 
     // Ends as a `Meeting` does; a step that has not met the others to its end has no logits.
     int32_t run(Step& step);
@@ -98,7 +99,8 @@ class Decoder {
     int32_t ended_ = MET;  // how this step's last meeting has
     char* cache_ = nullptr;
     int64_t num_blocks_ = 0;
-    std::unique_ptr<WriteAhead> write_ahead_;
+    std::unique_ptr<Pages> pages_;
+    std::unique_ptr<WriteAhead> write_ahead_;  // after the pages that it writes to: it ends before they do
 
     // Worked out once per step.
     std::vector<AttentionTask> by_head_, by_chunk_;

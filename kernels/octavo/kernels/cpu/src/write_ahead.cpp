@@ -1,9 +1,10 @@
 #include "write_ahead.h"
 
-#include <algorithm>
-
 #include <pthread.h>
 #include <sched.h>
+#include <sys/mman.h>
+
+#include <algorithm>
 
 namespace octavo {
 namespace {
@@ -27,6 +28,18 @@ void write_nothing(char* at) {
 }
 
 }  // namespace
+
+Pages::Pages(size_t bytes) : bytes_(std::max(bytes, PAGE)) {
+    void* found = mmap(nullptr, bytes_, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    data_ = found == MAP_FAILED ? nullptr : static_cast<char*>(found);
+#if defined(MADV_HUGEPAGE)
+    if (data_) madvise(data_, bytes_, MADV_HUGEPAGE);
+#endif
+}
+
+Pages::~Pages() {
+    if (data_) munmap(data_, bytes_);
+}
 
 WriteAhead::WriteAhead(
     char* pool, int num_layers, size_t num_blocks, size_t block_bytes, const std::vector<int>& cpus)

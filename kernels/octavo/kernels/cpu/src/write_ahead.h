@@ -1,4 +1,4 @@
-// Has the pages of the KV pool that will be written soon from the system before a step needs them.
+// The KV pool's memory: had from the system page by page, before a step needs it.
 #pragma once
 
 #include <condition_variable>
@@ -8,6 +8,21 @@
 #include <vector>
 
 namespace octavo {
+
+// Zeros, straight from the system, in huge pages where it has them; a page costs memory once it has been written.
+class Pages {
+  public:
+    explicit Pages(size_t bytes);
+    ~Pages();
+    Pages(const Pages&) = delete;
+    Pages& operator=(const Pages&) = delete;
+
+    char* data() const { return data_; }  // null if the system has no room for them
+
+  private:
+    const size_t bytes_;
+    char* data_;
+};
 
 // The first write to a page waits until the system has found and cleared it: on a virtual machine whose host supplies
 // memory on demand at 0.5 GB/s, a tenth of a prefill. A thread that runs only when a processor has nothing else to do
