@@ -11,7 +11,7 @@ namespace {
 
 constexpr size_t PAGE = 4096;
 
-// Whether `thread` runs only where no other one wants to, from now on; false if the system has no such thing.
+// Lets `thread` run only where no other one wants to, or as others do again; false if the system does not.
 bool be_idle(pthread_t thread, bool idle) {
 #if defined(__linux__)
     const sched_param none{};
@@ -44,8 +44,7 @@ Pages::~Pages() {
 WriteAhead::WriteAhead(
     char* pool, int num_layers, size_t num_blocks, size_t block_bytes, const std::vector<int>& cpus)
     : pool_(pool), num_layers_(num_layers), num_blocks_(num_blocks), block_bytes_(block_bytes),
-      ahead_(AHEAD_BYTES / (num_layers * block_bytes)), wanted_(std::min(ahead_, num_blocks)),
-      thread_([this, cpus] { follow(cpus); }) {}
+      ahead_(AHEAD_BYTES / (num_layers * block_bytes)), thread_([this, cpus] { follow(cpus); }) {}
 
 WriteAhead::~WriteAhead() {
     be_idle(thread_.native_handle(), false);  // if it may, so that it need not wait for a processor to end
@@ -64,7 +63,6 @@ void WriteAhead::used(size_t end) {
     std::unique_lock<std::mutex> lock(mutex_, std::try_to_lock);
     if (!lock) return;
     used_ = seen_;
-    wanted_ = std::min(used_ + ahead_, num_blocks_);
     lock.unlock();
     woken_.notify_all();
 }
@@ -83,7 +81,7 @@ void WriteAhead::follow(const std::vector<int>& cpus) {
     for (size_t block = 0; block < num_blocks_; block++) {
         {
             std::unique_lock<std::mutex> lock(mutex_);
-            woken_.wait(lock, [&] { return ending_ || block < wanted_; });
+            woken_.wait(lock, [&] { return ending_ || block < used_ + ahead_; });
             if (ending_) return;
             block = std::max(block, used_);
         }

@@ -47,8 +47,8 @@ class WriteAhead {
     const size_t num_layers_, num_blocks_, block_bytes_, ahead_;  // ahead_: in blocks
     std::mutex mutex_;
     std::condition_variable woken_;
-    size_t wanted_, used_ = 0;  // blocks before these; used_: written by `used` alone
-    size_t seen_ = 0;           // of `used` alone
+    size_t used_ = 0;  // the blocks before this one; written by `used` alone
+    size_t seen_ = 0;  // the same, of `used` alone
     bool ending_ = false;
     std::thread thread_;
 };
