@@ -18,8 +18,9 @@ from .conftest import OnRanks
 
 SIZE = 2
 KV_BYTES = 32 << 20
-# Of many small matrices, as in a real model: while one is packed, it is there twice.
-LARGE = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 12, "vocab_size": 2048}
+# Of many small matrices, as in a real model: while one is packed, it is there twice. So large that the 7 MB that
+# oneDNN keeps for its steps, whatever the share, are half of what may be more.
+LARGE = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 24, "vocab_size": 2048}
 
 
 @pytest.fixture
@@ -53,6 +54,6 @@ def test_a_rank_holds_its_share_of_weights_keys_and_values(
     grown = anonymous_bytes(process_id) - before
 
     weights = 4 * sum(map(math.prod, open_model(str(path)).spec.weight_shapes().values()))
-    assert weights > 100 << 20
+    assert weights > 200 << 20
     share = (weights + KV_BYTES) / SIZE
     assert 0.9 * share <= grown <= 1.1 * share, f"{grown / share:.3f} of its share"
