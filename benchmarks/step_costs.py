@@ -25,7 +25,7 @@ from benchmarks.harness.workloads import prompt
 from rich.console import Console
 from rich.table import Table
 
-import octavo.engine.engine
+import octavo.engine.planned_step
 from octavo.engine import LLM, SamplingParams
 from octavo.engine.assembler import Assembler
 from octavo.engine.batch import StepOutput
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
 
 PARTS: dict[str, tuple[Any, str]] = {
     "schedule": (Scheduler, "schedule"),
-    "build the batch": (octavo.engine.engine, "build_batch"),
+    "build the batch": (octavo.engine.planned_step, "build_batch"),
     "advance sequences": (Decoding, "take"),
     "deliver": (Outputs, "take"),
     "make text": (Assembler, "take"),
