@@ -14,6 +14,9 @@ namespace {
 // sequences share only once. Others have rows enough to keep everybody busy.
 constexpr int MOST_TOKENS_BY_CHUNK = 16;
 
+// Bytes of a layer's keys and values that are fetched before attention: more would not stay in a cache until then.
+constexpr size_t MOST_BYTES_AHEAD = 16 << 20;
+
 // Bytes of weights that a thread takes at once.
 constexpr size_t LARGEST_PIECE = 128 << 10;
 
@@ -75,6 +78,7 @@ int32_t Decoder::run(Step& step) {
     attended_rows_.get(rows * activation_bytes(F32, heads));
     cosines_.get(tokens * m.rotary_dim / 2 + 16), sines_.get(tokens * m.rotary_dim / 2 + 16);
     plan(step);
+    plan_ahead();
     partials_.get(size_t(num_partials_) * m.num_heads * (m.head_dim + 16));
     // Rank 0 has room for the others' beside its own.
     const bool gathers = exchange_ && exchange_->rank == 0;
@@ -85,6 +89,7 @@ int32_t Decoder::run(Step& step) {
     pool_.run([&](Worker& worker) {
         if (step.num_copies) copy_blocks(step, worker);
         begin(step, worker);
+        look_ahead(worker, 0);
         if (!embed(step, worker)) return;
         for (int i = 0; i < m.num_layers; i++)
             if (!layer(i, step, worker)) return;
@@ -168,6 +173,37 @@ void Decoder::plan(const Step& step) {
     }
 }
 
+// What attention will read in every layer, in the order in which it lies in memory; each thread fetches some of it.
+void Decoder::plan_ahead() {
+    const size_t bytes = block_bytes(), most = MOST_BYTES_AHEAD / bytes;
+    blocks_.clear(), stretches_.clear();
+    for (const AttentionTask& task : by_chunk_) {
+        const int first = task.first_chunk * (CHUNK / BLOCK), end = std::min(first + CHUNK / BLOCK, task.num_blocks);
+        if (blocks_.size() + end - first > most) break;
+        blocks_.insert(blocks_.end(), task.block_table + first, task.block_table + end);
+    }
+    std::sort(blocks_.begin(), blocks_.end());
+    const int count = int(std::unique(blocks_.begin(), blocks_.end()) - blocks_.begin());
+    for (int rank = 0; rank < pool_.size(); rank++) {
+        const size_t first = first_stretches_[rank] = stretches_.size();
+        for (int i = pool_.first_of(count, rank); i < pool_.first_of(count, rank + 1); i++) {
+            const size_t from = blocks_[i] * bytes;
+            if (stretches_.size() > first && stretches_.back().last == from)
+                stretches_.back().last += bytes;
+            else
+                stretches_.push_back({from, from + bytes});
+        }
+    }
+    first_stretches_[pool_.size()] = stretches_.size();
+}
+
+// Has the products that follow fetch what this layer's attention will read. Where there is a window it is little.
+void Decoder::look_ahead(const Worker& worker, int layer) {
+    const size_t first = first_stretches_[worker.rank], last = first_stretches_[worker.rank + 1];
+    const bool is_whole = !model_.layers[layer].window;
+    ahead_[worker.rank].begin(cache(layer), stretches_.data() + first, stretches_.data() + (is_whole ? last : first));
+}
+
 void Decoder::copy_blocks(const Step& step, Worker& worker) {
     const size_t bytes = block_bytes(), count = step.num_copies;
     // All sources are read before any target is written: a block freed in this step may be both.
@@ -242,7 +278,7 @@ bool Decoder::layer(int index, const Step& step, Worker& worker) {
     char* a = a_.get(0);
     norm(worker, x, layer.attention_norm, tokens, Form(layer.qkv.form), a);
     const size_t qkv_stride = layer.qkv.panels() * PANEL;
-    product(worker, layer.qkv, a, tokens, qkv_.get(0), qkv_stride, STORE);
+    product(worker, layer.qkv, a, tokens, qkv_.get(0), qkv_stride, STORE, &layer.o);
 
     const bool plain = !is_quantized(o_form);  // attention writes these activations itself
     Attention attention{};
@@ -261,6 +297,7 @@ bool Decoder::layer(int index, const Step& step, Worker& worker) {
     attention.out_is_bf16 = o_form == BF16;
     attention.first_partial = first_partial_.data(), attention.partials = partials_.get(0);
     this->attention(worker, attention);
+    if (!last) look_ahead(worker, index + 1);
     char* attended = attended_.get(0);
     if (!plain) activations(worker, mixed_.get(0), tokens, heads, o_form, attended);
 
@@ -280,26 +317,27 @@ bool Decoder::layer(int index, const Step& step, Worker& worker) {
         worker.barrier();
         x = x_rows_.get(0), attended = attended_rows_.get(0);
     }
-    if (!add(worker, layer.o, attended, rows, x)) return false;
+    if (!add(worker, layer.o, attended, rows, x, layer.gate_up)) return false;
     norm(worker, x, layer.mlp_norm, rows, Form(layer.gate_up.form), a);
+    const Linear& then = last ? m.output : m.layers[index + 1].qkv;
     if (!is_quantized(down_form)) {
         // The product itself writes the activations of the next one.
         char* gated = reinterpret_cast<char*>(gated_.get(0));
         const size_t stride = activation_bytes(down_form, m.intermediate_size) / (down_form == BF16 ? 2 : 4);
-        product(worker, layer.gate_up, a, rows, gated, stride, GATE, down_form == BF16);
-        return add(worker, layer.down, gated, rows, x);
+        product(worker, layer.gate_up, a, rows, gated, stride, GATE, &layer.down, down_form == BF16);
+        return add(worker, layer.down, gated, rows, x, then);
     } else {
-        product(worker, layer.gate_up, a, rows, gated_.get(0), m.intermediate_size, GATE);
+        product(worker, layer.gate_up, a, rows, gated_.get(0), m.intermediate_size, GATE, &layer.down);
         activations(worker, gated_.get(0), rows, m.intermediate_size, down_form, a);
-        return add(worker, layer.down, a, rows, x);
+        return add(worker, layer.down, a, rows, x, then);
     }
 }
 
 // x += a · weightᵀ + bias, with what the other ranks have of both.
-bool Decoder::add(Worker& worker, const Linear& linear, const char* a, int rows, float* x) {
+bool Decoder::add(Worker& worker, const Linear& linear, const char* a, int rows, float* x, const Linear& then) {
     const int n = model_.hidden_size;
     if (!exchange_) {
-        product(worker, linear, a, rows, x, n, ADD);
+        product(worker, linear, a, rows, x, n, ADD, &then);
         return true;
     }
     const Exchange& e = *exchange_;
@@ -307,7 +345,7 @@ bool Decoder::add(Worker& worker, const Linear& linear, const char* a, int rows,
     const int at_once = int(e.slot_bytes / (n * sizeof(float)));
     for (int from = 0; from < rows; from += at_once) {
         const int count = std::min(at_once, rows - from);
-        product(worker, linear, a + from * stride, count, e.own(), n, STORE);
+        product(worker, linear, a + from * stride, count, e.own(), n, STORE, &then);
         if (!meet(worker)) return false;
         worker.share(count, piece(count, worker), [&](int first, int last) {
             const size_t begin = size_t(first) * n, length = size_t(last - first) * n;
@@ -342,7 +380,7 @@ void Decoder::output(Worker& worker, const Step& step) {
     const Linear& linear = model_.output;
     const int rows = step.num_rows;
     const char* a = a_.get(0);
-    if (!exchange_) return product(worker, linear, a, rows, step.logits, step.logits_stride, STORE);
+    if (!exchange_) return product(worker, linear, a, rows, step.logits, step.logits_stride, STORE, nullptr);
 
     const Exchange& e = *exchange_;
     const auto width = [&](int rank) { return size_t(e.tokens_of(rank) + PANEL - 1) / PANEL * PANEL; };
@@ -351,7 +389,7 @@ void Decoder::output(Worker& worker, const Step& step) {
     const int at_once = int(e.slot_bytes / (widest * sizeof(float)));
     // More rows than a slot has room for are computed together all the same, and go over in pieces.
     const bool is_direct = e.rank > 0 && rows <= at_once;
-    product(worker, linear, a, rows, is_direct ? e.own() : step.logits, step.logits_stride, STORE);
+    product(worker, linear, a, rows, is_direct ? e.own() : step.logits, step.logits_stride, STORE, nullptr);
     for (int from = 0; from < rows; from += at_once) {
         const int count = std::min(at_once, rows - from);
         if (e.rank > 0 && !is_direct) {
@@ -405,15 +443,23 @@ void Decoder::attention(Worker& worker, const Attention& a) {
 
 void Decoder::product(
     Worker& worker, const Linear& linear, const char* a, int rows, void* out, size_t out_stride, Finish finish,
-    bool out_is_bf16) {
+    const Linear* then, bool out_is_bf16) {
     const Product product = {
         &linear, a,      activation_bytes(Form(linear.form), linear.k), rows, out, out_stride,
         finish,  Activation(model_.activation), out_is_bf16};
     // Few rows wait for memory, which likes long pieces; many take long enough one by one.
     const size_t panel_bytes = linear_bytes(Form(linear.form), PANEL, linear.k);
     const int at_once = rows >= 16 ? 1 : std::max<size_t>(1, LARGEST_PIECE / panel_bytes);
-    worker.share(product.parts(), std::min(piece(product.parts(), worker), at_once), [&](int first, int last) {
-        kernels_.product[linear.form](product, first, last);
+    const char* next = nullptr;
+    if (then) {
+        const size_t panels = pool_.first_of(then->panels(), worker.rank);
+        next = static_cast<const char*>(then->data) + panels * linear_bytes(Form(then->form), PANEL, then->k);
+    }
+    const int parts = product.parts(), end = pool_.first_of(parts, worker.rank + 1);
+    Ahead& ahead = ahead_[worker.rank];
+    worker.share(parts, std::min(piece(parts, worker), at_once), [&](int first, int last) {
+        ahead.weights = last == end ? next : nullptr;
+        kernels_.product[linear.form](product, first, last, ahead);
     });
     worker.barrier();
 }

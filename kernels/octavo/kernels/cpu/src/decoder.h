@@ -39,6 +39,10 @@ struct Step {
     int64_t logits_stride;
 };
 
+// In cache lines that nothing else is in.
+template <class T>
+struct alignas(64) Aligned : T {};
+
 // Memory that only grows and is not cleared: a step's intermediate results.
 template <class T>
 class Scratch {
@@ -64,7 +68,8 @@ class Decoder {
   public:
     // group: null for a decoder by itself.
     Decoder(const Model& model, Pool& pool, const Group* group)
-        : model_(model), pool_(pool), kernels_(kernels()), exchange_(group ? new Exchange(*group) : nullptr) {}
+        : model_(model), pool_(pool), kernels_(kernels()), exchange_(group ? new Exchange(*group) : nullptr),
+          first_stretches_(pool.size() + 1), ahead_(pool.size()) {}
 
     // Makes room for keys and values, a pool of `num_blocks` blocks for each layer, in place of an earlier one. Where
     // it is; null if there is no memory for it.
@@ -78,16 +83,19 @@ class Decoder {
     char* cache(int layer) const { return cache_ + size_t(layer) * num_blocks_ * block_bytes(); }
 
     void plan(const Step& step);
+    void plan_ahead();
     void copy_blocks(const Step& step, Worker& worker);
     void begin(const Step& step, Worker& worker);
     // These four say whether the step can go on.
     bool embed(const Step& step, Worker& worker);
     bool layer(int index, const Step& step, Worker& worker);
-    bool add(Worker& worker, const Linear& linear, const char* a, int rows, float* x);
+    bool add(Worker& worker, const Linear& linear, const char* a, int rows, float* x, const Linear& then);
     bool meet(Worker& worker);
     void output(Worker& worker, const Step& step);
+    // then: what is computed with next, or null.
     void product(Worker& worker, const Linear& linear, const char* a, int rows, void* out, size_t out_stride,
-                 Finish finish, bool out_is_bf16 = false);
+                 Finish finish, const Linear* then, bool out_is_bf16 = false);
+    void look_ahead(const Worker& worker, int layer);
     void norm(Worker& worker, const float* x, const float* weight, int rows, Form form, char* out);
     void activations(Worker& worker, const float* x, int rows, int n, Form form, char* out);
     void attention(Worker& worker, const Attention& a);
@@ -109,6 +117,11 @@ class Decoder {
         int chunk, first_block, sequence;
     };
     std::vector<Part> parts_;
+    // What each thread fetches of a layer's keys and values: its stretches begin at `first_stretches_`.
+    std::vector<int> blocks_;
+    std::vector<Stretch> stretches_;
+    std::vector<size_t> first_stretches_;
+    std::vector<Aligned<Ahead>> ahead_;  // by thread
     int num_partials_ = 0;
 
     Scratch<float> cosines_, sines_, x_, x_rows_, qkv_, gated_, mixed_, partials_, logits_, norms_;

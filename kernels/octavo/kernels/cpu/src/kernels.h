@@ -4,6 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "ahead.h"
 #include "logits.h"
 
 namespace octavo {
@@ -150,7 +151,7 @@ struct Packing {
 struct Kernels {
     const char* name;
     // Computes the parts [first, last) of `Product::parts`.
-    void (*product[NUM_FORMS])(const Product& product, int first, int last);
+    void (*product[NUM_FORMS])(const Product& product, int first, int last, Ahead& ahead);
     void (*to_activations)(const float* x, int n, Form form, void* out);
     void (*rms_norm)(const float* x, const float* weight, float eps, int n, Form form, float* scratch, void* out);
     // By the type of the pools.

@@ -44,6 +44,8 @@ class Pool {
     ~Pool();
 
     int size() const { return size_; }
+    // Where the stretch of [0, count) begins that `Worker::share` gives to a thread first.
+    int first_of(int count, int rank) const { return int(int64_t(count) * rank / size_); }
     const std::vector<int>& cpus() const { return cpus_; }
 
     // Runs job(worker) on every thread of the team; returns when all are done. From one thread at a time.
@@ -89,7 +91,7 @@ void Worker::share(int count, int piece, const Body& body) {
     pool.counter((at + Pool::NUM_LOOPS / 2) % Pool::NUM_LOOPS, rank).store(0, std::memory_order_relaxed);
     for (int i = 0; i < size; i++) {
         const int of = (rank + i) % size;
-        const int first = int(int64_t(count) * of / size), last = int(int64_t(count) * (of + 1) / size);
+        const int first = pool.first_of(count, of), last = pool.first_of(count, of + 1);
         std::atomic<int>& taken = pool.counter(at, of);
         for (;;) {
             const int begin = first + taken.fetch_add(piece, std::memory_order_relaxed);

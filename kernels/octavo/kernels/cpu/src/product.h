@@ -13,6 +13,7 @@
 
 namespace OCTAVO_ISA {
 
+using octavo::Ahead;
 using octavo::Linear;
 using octavo::PANEL;
 using octavo::Product;
@@ -84,9 +85,13 @@ struct PlainForm {
     static constexpr bool fetches(int rows, int tile) { return !FETCHES_SELDOM || (rows > 1 && tile < 2); }
 
     static constexpr size_t panel_bytes(int k) { return size_t(k) * PANEL * sizeof(typename Kind::Element); }
+    // How many of several tiles fetch the next panel, and how many bytes each of them.
+    static constexpr int TILES_OF_NEXT = 2;
+    static constexpr size_t fetched_bytes(int k) { return panel_bytes(k) / 2; }
 
     template <int R>
-    INLINE void tile(const char* a, size_t stride, const char* panel, int k, const char* ahead, Tile<R>& result) {
+    INLINE void tile(
+        const char* a, size_t stride, const char* panel, int k, const char* ahead, bool, Tile<R>& result) {
         for (int v = 0; v < 2; v += TILE_VECTORS) {
             f32x16 acc[R][TILE_VECTORS] = {};
             const char* columns[TILE_VECTORS];
@@ -95,7 +100,7 @@ struct PlainForm {
             constexpr int AHEAD = R <= FEW_ROWS ? TILE_VECTORS : 1, STEP = R <= FEW_ROWS ? 128 : 64;
             const char* lines[2] = {ahead + 64 * v, ahead + 64};
             const auto sum = [&](auto fetched) {
-                accumulate<Kind, R, TILE_VECTORS, fetched.value>(
+                accumulate<Kind, R, TILE_VECTORS, fetched.value, R <= FEW_ROWS>(
                     acc, a, stride, columns, 4 * PANEL, k / Kind::PER_STEP, lines, STEP);
             };
             if (!FETCHES_SELDOM || ahead)
@@ -110,18 +115,32 @@ struct PlainForm {
 using F32Form = PlainForm<Single>;
 using BF16Form = PlainForm<Pair>;
 
-// Not inlined, so that the compiler gives every size of a tile its own registers.
+// Has the lines that a tile's results go to fetched meanwhile: they are in the cache of whoever wrote there last.
+template <int R>
+INLINE void expect(const Product& p, int row, int panel) {
+    const bool gated = p.finish == octavo::GATE;
+    const size_t size = gated && p.out_is_bf16 ? 2 : 4, width = gated ? PANEL / 2 : PANEL;
+    const char* out = static_cast<const char*>(p.out) + (row * p.out_stride + panel * width) * size;
+    for (int r = 0; r < R; r++, out += p.out_stride * size) {
+        prefetch_to_write(out);
+        if (!gated) prefetch_to_write(out + 64);
+    }
+}
+
+// alone: no other tile of rows meets this panel. Not inlined, so that the compiler gives every size of a tile its own
+// registers.
 template <class Form, int R>
 __attribute__((noinline)) void compute(
-    const Product& p, int row, int panel, const char* a, const char* weights, const char* ahead) {
+    const Product& p, int row, int panel, const char* a, const char* weights, const char* ahead, bool alone) {
+    expect<R>(p, row, panel);
     Tile<R> result;
-    Form::template tile<R>(a, p.a_stride, weights, p.linear->k, ahead, result);
+    Form::template tile<R>(a, p.a_stride, weights, p.linear->k, ahead, alone, result);
     for (int r = 0; r < R; r++) finish(p, row + r, panel, result[r][0], result[r][1]);
 }
 
 // Computes the parts [first, last): of `Product::parts`, all panels of the first block of rows, then of the next.
 template <class Form>
-void product(const Product& p, int first, int last) {
+void product(const Product& p, int first, int last, Ahead& ahead) {
     const int panels = p.linear->panels();
     const size_t panel_bytes = Form::panel_bytes(p.linear->k);
     const char* weights = static_cast<const char*>(p.linear->data);
@@ -131,15 +150,20 @@ void product(const Product& p, int first, int last) {
         const char* now = weights + panel * panel_bytes;
         // The next panel is fetched while this one, which is in the cache by then, meets its other rows.
         const char* next = panel + 1 < panels ? now + panel_bytes : weights;
+        if (part + 1 == last && ahead.weights) next = ahead.weights;
         // As even as can be: two tiles of 8 rows are faster than one of 12 and one of 4.
         const int most = Form::tile_rows(rows), tiles = (rows + most - 1) / most;
         for (int t = 0; t < tiles; t++) {
             const int from = rows * t / tiles, to = rows * (t + 1) / tiles;
             const char* a = static_cast<const char*>(p.a) + (top + from) * p.a_stride;
-            const char* ahead = tiles == 1 ? now + AHEAD_BYTES : next + panel_bytes * std::min(t, 1) / 2;
-            if (!Form::fetches(rows, t)) ahead = nullptr;
+            const char* fetched = tiles == 1 ? now + AHEAD_BYTES : next + panel_bytes * std::min(t, 1) / 2;
+            // Tiles that the next panel does not need fetch keys and values.
+            if (!Form::fetches(rows, t))
+                fetched = nullptr;
+            else if (t >= Form::TILES_OF_NEXT)
+                if (const char* keys = ahead.take(Form::fetched_bytes(p.linear->k))) fetched = keys;
             with_constant<Form::MOST_ROWS>(to - from, [&](auto n) {
-                compute<Form, n.value>(p, top + from, panel, a, now, ahead);
+                compute<Form, n.value>(p, top + from, panel, a, now, fetched, tiles == 1);
             });
         }
     }

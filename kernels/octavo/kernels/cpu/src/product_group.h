@@ -42,6 +42,8 @@ struct GroupForm {
     static constexpr octavo::GroupShape SHAPE = octavo::shape_of(FORM);
     static constexpr size_t BLOCK = octavo::block_bytes(SHAPE);
     static constexpr size_t panel_bytes(int k) { return octavo::groups_of(k) * BLOCK; }
+    static constexpr int TILES_OF_NEXT = 1;
+    static constexpr size_t fetched_bytes(int k) { return panel_bytes(k); }
 
     // What the integers' sum of a part of a group starts from, to count q from the middle of its range.
     INLINE i32x16 start(const octavo::ActivationGroup& x, int part) {
@@ -104,7 +106,8 @@ struct GroupForm {
     }
 
     template <int R>
-    INLINE void tile(const char* a, size_t stride, const char* panel, int k, const char* ahead, Tile<R>& result) {
+    INLINE void tile(
+        const char* a, size_t stride, const char* panel, int k, const char* ahead, bool, Tile<R>& result) {
         // Few rows go through a panel once, in the order in which it comes from memory; one or two have registers for
         // both of its vectors at a time. With many rows, whose panel is in the cache, there are registers for the sums
         // of one vector of columns only.

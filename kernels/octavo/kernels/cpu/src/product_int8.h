@@ -14,9 +14,12 @@ struct Int8Form {
     static constexpr bool fetches(int, int) { return true; }
 
     static constexpr size_t panel_bytes(int k) { return octavo::int8_groups(k) * octavo::INT8_BLOCK_BYTES; }
+    static constexpr int TILES_OF_NEXT = 2;
+    static constexpr size_t fetched_bytes(int k) { return panel_bytes(k) / 2; }
 
     template <int R>
-    INLINE void tile(const char* a, size_t stride, const char* panel, int k, const char* ahead, Tile<R>& result) {
+    INLINE void tile(
+        const char* a, size_t stride, const char* panel, int k, const char* ahead, bool alone, Tile<R>& result) {
         constexpr int VECTORS = TILE_VECTORS, QUADS = octavo::INT8_GROUP / 4;
         const int groups = octavo::int8_groups(k);
         for (int v = 0; v < 2; v += VECTORS) {
@@ -32,16 +35,23 @@ struct Int8Form {
 #pragma GCC unroll 12
                 for (int r = 0; r < R; r++)
                     for (int c = 0; c < VECTORS; c++) acc[r][c].begin(splat(of_row(r).correction));
-                for (int i = 0; i < QUADS; i++) {
-                    for (int c = 0; c < VECTORS; c++, ahead += 64) prefetch(ahead);
-                    u32x16 w[VECTORS];
-                    for (int c = 0; c < VECTORS; c++) w[c] = load_as<u32x16>(block + 128 * i + 64 * c);
+                const auto sum = [&](auto lines) {
+                    for (int i = 0; i < QUADS; i++) {
+                        // Faster than memory gives them, fetches would stand in the way of each other.
+                        for (int c = 0; c < lines.value; c++, ahead += 64) prefetch<(lines.value == VECTORS)>(ahead);
+                        u32x16 w[VECTORS];
+                        for (int c = 0; c < VECTORS; c++) w[c] = load_as<u32x16>(block + 128 * i + 64 * c);
 #pragma GCC unroll 12
-                    for (int r = 0; r < R; r++) {
-                        const u32x16 x = splat_from(bytes + r * stride + 4 * i);
-                        for (int c = 0; c < VECTORS; c++) acc[r][c].add(i, w[c], x);
+                        for (int r = 0; r < R; r++) {
+                            const u32x16 x = splat_from(bytes + r * stride + 4 * i);
+                            for (int c = 0; c < VECTORS; c++) acc[r][c].add(i, w[c], x);
+                        }
                     }
-                }
+                };
+                if (VECTORS == 1 || alone)
+                    sum(Constant<VECTORS>());
+                else
+                    sum(Constant<1>());
                 const char* scales = panel + g * octavo::INT8_BLOCK_BYTES + octavo::INT8_SCALES_AT;
                 for (int c = 0; c < VECTORS; c++) {
                     const f32x16 scale = load_f16(reinterpret_cast<const uint16_t*>(scales) + 16 * (v + c));

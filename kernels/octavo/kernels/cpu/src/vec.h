@@ -379,5 +379,6 @@ template <bool SOON = true>
 INLINE void prefetch(const void* address) {
     __builtin_prefetch(address, 0, SOON ? 3 : 2);
 }
+INLINE void prefetch_to_write(const void* address) { __builtin_prefetch(address, 1, 3); }
 
 }  // namespace OCTAVO_ISA
