@@ -20,10 +20,10 @@ PER_ISA = {"kernels.cpp", "kernels_quantized.cpp"}
 """What is compiled once for each instruction set."""
 
 X86_FLAGS = {
-    # PREFETCHW, which all of these have or take for a NOP, belongs to no level.
+    # PREFETCHW, which all that have AVX-512 have too, belongs to no level.
     "avx512bf16": ["-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni", "-mprfchw"],
     "avx512": ["-march=x86-64-v4", "-mprfchw"],
-    "avx2": ["-march=x86-64-v3", "-mprfchw"],
+    "avx2": ["-march=x86-64-v3"],
     "generic": [],
 }
 

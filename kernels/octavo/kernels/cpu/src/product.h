@@ -75,10 +75,10 @@ INLINE void finish(const Product& p, int row, int panel, f32x16 left, f32x16 rig
 // A panel of float32 is [k][32], one of bfloat16 [k / 2][32][2].
 template <class Kind>
 struct PlainForm {
-    // In turns, a pair's halves of rows and columns take registers that sums would have.
-    static constexpr int MOST_ROWS = Kind::TURNS == 1 ? TILE_ROWS : std::min(TILE_ROWS, 4);
-    static constexpr int FEW_ROWS = std::min(MOST_ROWS, 8);
-    static constexpr int tile_rows(int rows) { return rows <= MOST_ROWS ? FEW_ROWS : MOST_ROWS; }
+    // With AVX-512 8 rows are faster than the 12 that there are registers for, however many there are. In turns, a pair's
+    // halves of rows and columns take registers that sums would have.
+    static constexpr int MOST_ROWS = std::min(TILE_ROWS, Kind::TURNS == 1 ? 8 : 4);
+    static constexpr int tile_rows(int) { return MOST_ROWS; }
     // Of float32 without AVX-512, a single row's next weights are fetched by the processor itself, and where rows are
     // many, a fetch for each tile would push weights out of the cache that are in use.
     static constexpr bool FETCHES_SELDOM = TILE_VECTORS == 1 && Kind::TURNS == 1;
@@ -91,22 +91,23 @@ struct PlainForm {
 
     template <int R>
     INLINE void tile(
-        const char* a, size_t stride, const char* panel, int k, const char* ahead, bool, Tile<R>& result) {
+        const char* a, size_t stride, const char* panel, int k, const char* ahead, bool alone, Tile<R>& result) {
         for (int v = 0; v < 2; v += TILE_VECTORS) {
             f32x16 acc[R][TILE_VECTORS] = {};
             const char* columns[TILE_VECTORS];
             for (int c = 0; c < TILE_VECTORS; c++) columns[c] = panel + 64 * (v + c);
-            // Few rows use weights as fast as memory gives them: both lines of every step are fetched.
-            constexpr int AHEAD = R <= FEW_ROWS ? TILE_VECTORS : 1, STEP = R <= FEW_ROWS ? 128 : 64;
-            const char* lines[2] = {ahead + 64 * v, ahead + 64};
-            const auto sum = [&](auto fetched) {
-                accumulate<Kind, R, TILE_VECTORS, fetched.value, R <= FEW_ROWS>(
-                    acc, a, stride, columns, 4 * PANEL, k / Kind::PER_STEP, lines, STEP);
+            const auto sum = [&](auto fetched, auto soon, size_t step, int first) {
+                const char* lines[2] = {ahead + first, ahead + 64};
+                accumulate<Kind, R, TILE_VECTORS, fetched.value, soon.value>(
+                    acc, a, stride, columns, 4 * PANEL, k / Kind::PER_STEP, lines, step);
             };
-            if (!FETCHES_SELDOM || ahead)
-                sum(Constant<AHEAD>());
+            if (FETCHES_SELDOM && !ahead)
+                sum(Constant<0>(), Constant<true>(), 0, 0);
+            else if (alone || TILE_VECTORS == 1)
+                // Used as fast as memory gives it: both lines of every step are fetched.
+                sum(Constant<TILE_VECTORS>(), Constant<true>(), 128, 64 * v);
             else
-                sum(Constant<0>());
+                sum(Constant<1>(), Constant<false>(), 64, 0);
             for (int r = 0; r < R; r++)
                 for (int c = 0; c < TILE_VECTORS; c++) result[r][v + c] = acc[r][c];
         }
@@ -114,6 +115,10 @@ struct PlainForm {
 };
 using F32Form = PlainForm<Single>;
 using BF16Form = PlainForm<Pair>;
+
+// With AVX-512, memory has time to spare while a tile of rows meets a panel that is in the cache. Otherwise only what is
+// needed at once is fetched.
+constexpr bool HAS_TIME_TO_FETCH = TILE_VECTORS == 2;
 
 // Has the lines that a tile's results go to fetched meanwhile: they are in the cache of whoever wrote there last.
 template <int R>
@@ -132,7 +137,7 @@ INLINE void expect(const Product& p, int row, int panel) {
 template <class Form, int R>
 __attribute__((noinline)) void compute(
     const Product& p, int row, int panel, const char* a, const char* weights, const char* ahead, bool alone) {
-    expect<R>(p, row, panel);
+    if (HAS_TIME_TO_FETCH) expect<R>(p, row, panel);
     Tile<R> result;
     Form::template tile<R>(a, p.a_stride, weights, p.linear->k, ahead, alone, result);
     for (int r = 0; r < R; r++) finish(p, row + r, panel, result[r][0], result[r][1]);
@@ -160,7 +165,7 @@ void product(const Product& p, int first, int last, Ahead& ahead) {
             // Tiles that the next panel does not need fetch keys and values.
             if (!Form::fetches(rows, t))
                 fetched = nullptr;
-            else if (t >= Form::TILES_OF_NEXT)
+            else if (HAS_TIME_TO_FETCH && t >= Form::TILES_OF_NEXT)
                 if (const char* keys = ahead.take(Form::fetched_bytes(p.linear->k))) fetched = keys;
             with_constant<Form::MOST_ROWS>(to - from, [&](auto n) {
                 compute<Form, n.value>(p, top + from, panel, a, now, fetched, tiles == 1);
