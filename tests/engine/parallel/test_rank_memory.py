@@ -18,8 +18,8 @@ from .conftest import OnRanks
 
 SIZE = 2
 KV_BYTES = 32 << 20
-# Of many small matrices, as in a real model: while one is packed, it is there twice. So large that the 7 MB that
-# oneDNN keeps for its steps, whatever the share, are half of what may be more.
+# Of many small matrices, as in a real model: while one is packed, it is there twice. So large that the 7 MB
+# that oneDNN keeps for its steps, whatever the share, are half of what may be more.
 LARGE = {"hidden_size": 512, "intermediate_size": 1024, "num_hidden_layers": 24, "vocab_size": 2048}
 
 
