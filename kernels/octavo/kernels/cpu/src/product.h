@@ -1,7 +1,7 @@
 // Matrix products over packed weights.
 //
 // Every element of a result is one sum over k, from 0 on, in one accumulator, however many rows are computed
-// together: a row's result does not depend on what runs beside it. A tile of TILE_ROWS × PANEL results stays in
+// together: a row's result does not depend on what runs beside it. A tile of MOST_ROWS × PANEL results stays in
 // registers for the whole of k.
 #pragma once
 
