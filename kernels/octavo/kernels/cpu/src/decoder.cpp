@@ -23,6 +23,8 @@ constexpr size_t LARGEST_PIECE = 128 << 10;
 // Pieces small enough that nobody waits long for the last one, and large enough to be worth fetching.
 int piece(int count, const Worker& worker) { return std::max(1, count / (worker.pool.size() * 12)); }
 
+size_t panel_bytes(const Linear& linear) { return linear_bytes(Form(linear.form), PANEL, linear.k); }
+
 }  // namespace
 
 size_t activation_bytes(Form form, int k) {
@@ -448,13 +450,10 @@ void Decoder::product(
         &linear, a,      activation_bytes(Form(linear.form), linear.k), rows, out, out_stride,
         finish,  Activation(model_.activation), out_is_bf16};
     // Few rows wait for memory, which likes long pieces; many take long enough one by one.
-    const size_t panel_bytes = linear_bytes(Form(linear.form), PANEL, linear.k);
-    const int at_once = rows >= 16 ? 1 : std::max<size_t>(1, LARGEST_PIECE / panel_bytes);
+    const int at_once = rows >= 16 ? 1 : std::max<size_t>(1, LARGEST_PIECE / panel_bytes(linear));
     const char* next = nullptr;
-    if (then) {
-        const size_t panels = pool_.first_of(then->panels(), worker.rank);
-        next = static_cast<const char*>(then->data) + panels * linear_bytes(Form(then->form), PANEL, then->k);
-    }
+    if (then)
+        next = static_cast<const char*>(then->data) + pool_.first_of(then->panels(), worker.rank) * panel_bytes(*then);
     const int parts = product.parts(), end = pool_.first_of(parts, worker.rank + 1);
     Ahead& ahead = ahead_[worker.rank];
     worker.share(parts, std::min(piece(parts, worker), at_once), [&](int first, int last) {

@@ -25,6 +25,10 @@ using Tile = f32x16[R][2];
 // How far ahead of a single tile of rows, which waits for memory only, weights are fetched.
 constexpr size_t AHEAD_BYTES = 2048;
 
+// With AVX-512, memory has time to spare while a tile of rows meets a panel that is in the cache. Otherwise only what is
+// needed at once is fetched.
+constexpr bool HAS_TIME_TO_FETCH = TILE_VECTORS == 2;
+
 INLINE f32x16 tanh(f32x16 x) {
     f32x16 e = exp(x + x);
     return splat(1.f) - splat(2.f) / (e + splat(1.f));
@@ -85,9 +89,8 @@ struct PlainForm {
     static constexpr bool fetches(int rows, int tile) { return !FETCHES_SELDOM || (rows > 1 && tile < 2); }
 
     static constexpr size_t panel_bytes(int k) { return size_t(k) * PANEL * sizeof(typename Kind::Element); }
-    // How many of several tiles fetch the next panel, and how many bytes each of them.
+    // How many of several tiles fetch the next panel, an equal part each.
     static constexpr int TILES_OF_NEXT = 2;
-    static constexpr size_t fetched_bytes(int k) { return panel_bytes(k) / 2; }
 
     template <int R>
     INLINE void tile(
@@ -96,18 +99,18 @@ struct PlainForm {
             f32x16 acc[R][TILE_VECTORS] = {};
             const char* columns[TILE_VECTORS];
             for (int c = 0; c < TILE_VECTORS; c++) columns[c] = panel + 64 * (v + c);
-            const auto sum = [&](auto fetched, auto soon, size_t step, int first) {
-                const char* lines[2] = {ahead + first, ahead + 64};
+            const char* lines[2] = {ahead + 64 * v, ahead + 64};
+            const auto sum = [&](auto fetched, auto soon) {
                 accumulate<Kind, R, TILE_VECTORS, fetched.value, soon.value>(
-                    acc, a, stride, columns, 4 * PANEL, k / Kind::PER_STEP, lines, step);
+                    acc, a, stride, columns, 4 * PANEL, k / Kind::PER_STEP, lines, soon.value ? 128 : 64);
             };
             if (FETCHES_SELDOM && !ahead)
-                sum(Constant<0>(), Constant<true>(), 0, 0);
-            else if (alone || TILE_VECTORS == 1)
+                sum(Constant<0>(), Constant<true>());
+            else if (alone || !HAS_TIME_TO_FETCH)
                 // Used as fast as memory gives it: both lines of every step are fetched.
-                sum(Constant<TILE_VECTORS>(), Constant<true>(), 128, 64 * v);
+                sum(Constant<TILE_VECTORS>(), Constant<true>());
             else
-                sum(Constant<1>(), Constant<false>(), 64, 0);
+                sum(Constant<1>(), Constant<false>());
             for (int r = 0; r < R; r++)
                 for (int c = 0; c < TILE_VECTORS; c++) result[r][v + c] = acc[r][c];
         }
@@ -115,10 +118,6 @@ struct PlainForm {
 };
 using F32Form = PlainForm<Single>;
 using BF16Form = PlainForm<Pair>;
-
-// With AVX-512, memory has time to spare while a tile of rows meets a panel that is in the cache. Otherwise only what is
-// needed at once is fetched.
-constexpr bool HAS_TIME_TO_FETCH = TILE_VECTORS == 2;
 
 // Has the lines that a tile's results go to fetched meanwhile: they are in the cache of whoever wrote there last.
 template <int R>
@@ -156,7 +155,7 @@ void product(const Product& p, int first, int last, Ahead& ahead) {
         // The next panel is fetched while this one, which is in the cache by then, meets its other rows.
         const char* next = panel + 1 < panels ? now + panel_bytes : weights;
         if (part + 1 == last && ahead.weights) next = ahead.weights;
-        // As even as can be: two tiles of 8 rows are faster than one of 12 and one of 4.
+        // Tiles are as even as can be, not all but the last one as large as can be.
         const int most = Form::tile_rows(rows), tiles = (rows + most - 1) / most;
         for (int t = 0; t < tiles; t++) {
             const int from = rows * t / tiles, to = rows * (t + 1) / tiles;
@@ -166,7 +165,7 @@ void product(const Product& p, int first, int last, Ahead& ahead) {
             if (!Form::fetches(rows, t))
                 fetched = nullptr;
             else if (HAS_TIME_TO_FETCH && t >= Form::TILES_OF_NEXT)
-                if (const char* keys = ahead.take(Form::fetched_bytes(p.linear->k))) fetched = keys;
+                if (const char* keys = ahead.take(panel_bytes / Form::TILES_OF_NEXT)) fetched = keys;
             with_constant<Form::MOST_ROWS>(to - from, [&](auto n) {
                 compute<Form, n.value>(p, top + from, panel, a, now, fetched, tiles == 1);
             });

@@ -43,7 +43,6 @@ struct GroupForm {
     static constexpr size_t BLOCK = octavo::block_bytes(SHAPE);
     static constexpr size_t panel_bytes(int k) { return octavo::groups_of(k) * BLOCK; }
     static constexpr int TILES_OF_NEXT = 1;
-    static constexpr size_t fetched_bytes(int k) { return panel_bytes(k); }
 
     // What the integers' sum of a part of a group starts from, to count q from the middle of its range.
     INLINE i32x16 start(const octavo::ActivationGroup& x, int part) {

@@ -15,7 +15,6 @@ struct Int8Form {
 
     static constexpr size_t panel_bytes(int k) { return octavo::int8_groups(k) * octavo::INT8_BLOCK_BYTES; }
     static constexpr int TILES_OF_NEXT = 2;
-    static constexpr size_t fetched_bytes(int k) { return panel_bytes(k) / 2; }
 
     template <int R>
     INLINE void tile(
@@ -48,7 +47,7 @@ struct Int8Form {
                         }
                     }
                 };
-                if (VECTORS == 1 || alone)
+                if (alone || !HAS_TIME_TO_FETCH)
                     sum(Constant<VECTORS>());
                 else
                     sum(Constant<1>());
