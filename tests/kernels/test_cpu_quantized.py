@@ -79,11 +79,16 @@ class Packed:
 
 
 def integers_and_scales(form: Form, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of activations: int8 [rows, k], and the scale of each as float32 [rows, k]."""
+    """Of activations: integers [rows, k], and the scale of each as float32 [rows, k]."""
     if form == Form.INT8:
         groups = -(-k // 64)
-        pairs = np.ascontiguousarray(rows[:, 64 * groups : 72 * groups])  # scale and correction
-        return rows[:, :k].view("i1"), np.repeat(pairs.view("f4")[:, ::2], 64, axis=1)[:, :k]
+        # Of 16 bits without VPDPBUSD, with the second and the third of every four changed round.
+        size = 2 if rows.shape[1] >= groups * (64 * 2 + 8) else 1
+        q = rows[:, : 64 * groups * size].view(f"i{size}")
+        if size == 2:
+            q = q.reshape(len(rows), -1, 4)[:, :, [0, 2, 1, 3]].reshape(len(rows), -1)
+        pairs = np.ascontiguousarray(rows[:, 64 * groups * size : (64 * size + 8) * groups])  # scale, correction
+        return q[:, :k], np.repeat(pairs.view("f4")[:, ::2], 64, axis=1)[:, :k]
     count = -(-k // 32)
     groups = np.ascontiguousarray(rows[:, : count * GROUP.itemsize]).view(GROUP)
     return groups["q"].reshape(len(rows), -1)[:, :k], np.repeat(groups["scale"], 32, axis=1)[:, :k]

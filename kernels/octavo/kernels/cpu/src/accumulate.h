@@ -6,48 +6,90 @@
 
 namespace OCTAVO_ISA {
 
-// What one step of the loop takes of a row and of a column: a float32, or in 32 bits two bfloat16 or four bytes.
+// Numbers as elements of a row.
+INLINE void put(float* to, f32x16 v) { store(to, v); }
+INLINE void put(uint16_t* to, f32x16 v) { store_bf16(to, v); }
+INLINE void put(int8_t* to, i32x16 v) { store_bytes(to, v); }
+INLINE void put(uint8_t* to, i32x16 v) { store_bytes(to, v); }
+INLINE void put(int16_t* to, i32x16 v) { store_shorts(to, v); }
+
+// What one step of the loop takes of a column, and the same of a row: in 32 bits a float32, two bfloat16, or four bytes.
+// In turns, so that only a part of all numbers is in registers at a time.
 struct Single {
-    using Element = float;
+    using Row = float;
+    using Column = float;
     using Sum = f32x16;
     static constexpr int PER_STEP = 1, TURNS = 1;
     template <int>
     INLINE f32x16 step(f32x16 acc, const char* column, const char* row) {
         return fma(load_as<f32x16>(column), (f32x16)splat_from(row), acc);
     }
-    INLINE void put(Element* to, f32x16 v) { store(to, v); }
 };
 
+// Without instructions for bfloat16 rows are of float32: taken apart, their pairs would be so again in every product.
 struct Pair {
-    using Element = uint16_t;
+    using Column = uint16_t;
     using Sum = f32x16;
-    static constexpr int PER_STEP = 2, TURNS = PAIR_TURNS;
+    static constexpr int PER_STEP = 2;
+#if defined(__AVX512BF16__)
+    using Row = uint16_t;
+    static constexpr int TURNS = 1;
+    template <int>
+    INLINE f32x16 step(f32x16 acc, const char* column, const char* row) {
+        return dot_pairs(acc, load_as<u32x16>(column), splat_from(row));
+    }
+#else
+    using Row = float;
+    static constexpr int TURNS = 2;
     template <int TURN>
     INLINE f32x16 step(f32x16 acc, const char* column, const char* row) {
-        return dot_pairs<TURN>(acc, load_as<u32x16>(column), splat_from(row));
+        return fma(from_pairs<TURN>(load_as<u32x16>(column)), (f32x16)splat_from(row + 4 * TURN), acc);
     }
-    INLINE void put(Element* to, f32x16 v) { store_bf16(to, v); }
+#endif
 };
 
-// Of bytes only products of unsigned and signed ones are there.
+// Bytes: unsigned columns and signed rows, or signed columns and unsigned rows. There are only products of unsigned with
+// signed ones; without VPDPBUSD rows are of 16 bits, in the order of `store_shorts`, and columns are taken apart.
 struct UnsignedColumns {
-    using Element = int8_t;
+    using Column = uint8_t;
     using Sum = i32x16;
-    static constexpr int PER_STEP = 4, TURNS = 1;
+    static constexpr int PER_STEP = 4;
+#if defined(__AVX512VNNI__)
+    using Row = int8_t;
+    static constexpr int TURNS = 1;
     template <int>
     INLINE i32x16 step(i32x16 acc, const char* column, const char* row) {
         return dot_quads(acc, load_as<u32x16>(column), splat_from(row));
     }
+#else
+    using Row = int16_t;
+    static constexpr int TURNS = 2;
+    template <int TURN>
+    INLINE i32x16 step(i32x16 acc, const char* column, const char* row) {
+        return dot_shorts(acc, unsigned_shorts<TURN>(load_as<u32x16>(column)), splat_from(row + 4 * TURN));
+    }
+#endif
 };
 
-struct UnsignedRows {
-    using Element = uint8_t;
+struct SignedColumns {
+    using Column = int8_t;
     using Sum = i32x16;
-    static constexpr int PER_STEP = 4, TURNS = 1;
+    static constexpr int PER_STEP = 4;
+#if defined(__AVX512VNNI__)
+    using Row = uint8_t;
+    static constexpr int TURNS = 1;
     template <int>
     INLINE i32x16 step(i32x16 acc, const char* column, const char* row) {
         return dot_quads(acc, splat_from(row), load_as<u32x16>(column));
     }
+#else
+    using Row = int16_t;
+    static constexpr int TURNS = 2;
+    template <int TURN>
+    INLINE i32x16 step(i32x16 acc, const char* column, const char* row) {
+        return dot_shorts(acc, signed_shorts<TURN>(load_as<u32x16>(column)), splat_from(row + 4 * TURN));
+    }
+#endif
 };
 
 template <int N>
@@ -57,13 +99,14 @@ struct Constant {
 
 // acc[r][v] += Σᵢ rows[r][i] · columns[v][i], i in [0, steps), in this order.
 //
-// Row r is at rows + r · row_stride and goes on by 4 bytes a step; vector v of columns is at columns[v] and goes
-// on by `column_step` bytes. ahead: places in memory that will be needed soon, next or later (SOON = false: into the
+// Row r is at rows + r · row_stride, its elements side by side; vector v of columns is at columns[v] and goes on by
+// `column_step` bytes a step. ahead: places in memory that will be needed soon, next or later (SOON = false: into the
 // second-level cache); a cache line of each is fetched per step, `ahead_step` bytes after the last.
 template <class Kind, int R, int V, int AHEAD = 0, bool SOON = true>
 INLINE void accumulate(
     typename Kind::Sum (&acc)[R][V], const char* rows, size_t row_stride, const char* const (&columns)[V],
     size_t column_step, int steps, const char* const* ahead = nullptr, size_t ahead_step = 64) {
+    constexpr size_t ROW_STEP = Kind::PER_STEP * sizeof(typename Kind::Row);
     for (int i = 0; i < steps; i++) {
 #pragma GCC unroll 4
         for (int p = 0; p < AHEAD; p++) prefetch<SOON>(ahead[p] + i * ahead_step);
@@ -73,7 +116,7 @@ INLINE void accumulate(
 #pragma GCC unroll 4
                 for (int v = 0; v < V; v++)
                     acc[r][v] = Kind::template step<t.value>(
-                        acc[r][v], columns[v] + i * column_step, rows + r * row_stride + i * 4);
+                        acc[r][v], columns[v] + i * column_step, rows + r * row_stride + i * ROW_STEP);
         };
         turn(Constant<0>());
         if constexpr (Kind::TURNS == 2) turn(Constant<1>());

@@ -115,7 +115,7 @@ __attribute__((noinline)) void sum_values(
     for (int b = first; b < last; b++) {
         const char* columns[V];
         for (int v = 0; v < V; v++) columns[v] = blocks[b] + v * 64;
-        const char* rows = weights + size_t(b) * BLOCK * sizeof(typename Kind::Element);
+        const char* rows = weights + size_t(b) * BLOCK * sizeof(typename Kind::Row);
         accumulate<Kind>(acc, rows, row_stride, columns, step, BLOCK / Kind::PER_STEP);
     }
 #pragma GCC unroll 12
@@ -127,19 +127,18 @@ template <class Blocks>
 struct Attend {
     using KeyKind = typename Blocks::KeyKind;
     using ValueKind = typename Blocks::ValueKind;
-    using Query = typename Blocks::QueryKind::Element;
-    using Element = typename KeyKind::Element;
+    using Query = typename KeyKind::Row;
+    using Weight = typename ValueKind::Row;
     static constexpr int WEIGHT_ROWS = Blocks::WEIGHT_ROWS;
-    static_assert(sizeof(Element) == sizeof(typename ValueKind::Element));
 
     const Attention& a;
     const AttentionTask& task;
     const AttentionPiece next;
     const int kv_head, group, num_rows;
     alignas(64) float scores[TILE_ROWS][CHUNK];
-    alignas(64) typename ValueKind::Element weights[TILE_ROWS * WEIGHT_ROWS][CHUNK];
+    alignas(64) Weight weights[TILE_ROWS * WEIGHT_ROWS][CHUNK];
     alignas(64) float sums[TILE_ROWS * WEIGHT_ROWS * octavo::MAX_HEAD_DIM];
-    alignas(64) Element queries[MAX_TASK_ROWS * octavo::MAX_HEAD_DIM];
+    alignas(64) Query queries[MAX_TASK_ROWS * octavo::MAX_HEAD_DIM];
     alignas(64) float outs[MAX_TASK_ROWS * octavo::MAX_HEAD_DIM];
     QueryScale query_scales[MAX_TASK_ROWS];
     RowState states[MAX_TASK_ROWS];
@@ -164,7 +163,7 @@ struct Attend {
     void run() {
         for (int row = 0; row < num_rows; row++) {
             const size_t at = token(row) * a.query_stride + head(row) * a.head_dim;
-            take_query(row, static_cast<const Query*>(a.queries) + at);
+            take_query(row, static_cast<const typename Blocks::QueryKind::Row*>(a.queries) + at);
             states[row] = {MINUS_INFINITY, 0, outs + size_t(row) * a.head_dim};
         }
         for (int chunk = task.first_chunk; chunk < task.last_chunk; chunk++) {
@@ -173,7 +172,7 @@ struct Attend {
             const int num_blocks = std::min(CHUNK / BLOCK, task.num_blocks - chunk * (CHUNK / BLOCK));
             for (int b = 0; b < num_blocks; b++) {
                 keys[b] = a.head_of(table[b], kv_head, Blocks::head_bytes(a.head_dim));
-                values[b] = keys[b] + BLOCK * a.head_dim * sizeof(Element);
+                values[b] = keys[b] + BLOCK * a.head_dim * sizeof(typename Blocks::Element);
                 if constexpr (Blocks::ARE_BYTES) {
                     const float* scales = Blocks::scales(keys[b], a.head_dim);
                     memcpy(key_scales + b * BLOCK, scales, BLOCK * sizeof(float));
@@ -187,13 +186,13 @@ struct Attend {
         for (int row = 0; row < num_rows; row++) finish(row);
     }
 
-    void take_query(int row, const Query* query) {
-        Element* to = queries + size_t(row) * a.head_dim;
+    void take_query(int row, const typename Blocks::QueryKind::Row* query) {
+        Query* to = queries + size_t(row) * a.head_dim;
         if constexpr (Blocks::ARE_BYTES) {
             const auto rounded = Blocks::to_bytes(query, a.head_dim, to);
             query_scales[row] = {rounded.scale * a.scale, -Blocks::ZERO * rounded.total};
         } else {
-            memcpy(to, query, a.head_dim * sizeof(Element));
+            memcpy(to, query, a.head_dim * sizeof(Query));
             query_scales[row] = {a.scale, 0};
         }
     }
@@ -242,7 +241,7 @@ struct Attend {
             const char* next[4] = {ahead[b], ahead[b] + 64, ahead[b + 1], ahead[b + 1] + 64};
             with_constant<TILE_ROWS>(rows, [&](auto n) {
                 score_blocks<KeyKind, n.value>(
-                    tile_queries, a.head_dim * sizeof(Element), query_scales + top, keys[b],
+                    tile_queries, a.head_dim * sizeof(Query), query_scales + top, keys[b],
                     keys[std::min(b + 1, num_blocks - 1)], next, a.head_dim, &scores[0][b * BLOCK]);
             });
         }
@@ -266,8 +265,9 @@ struct Attend {
             if constexpr (Blocks::ARE_BYTES) {
                 const float* low = of_row + a.head_dim;
                 for (int d = 0; d < a.head_dim; d += 16) {
-                    const i32x16 both = (load_as<i32x16>(of_row + d) << 8) + load_as<i32x16>(low + d);
-                    store(of_row + d, to_float(both) * splat(weight_scales[r]));
+                    i32x16 all = load_as<i32x16>(of_row + d);
+                    if (WEIGHT_ROWS == 2) all = (all << 8) + load_as<i32x16>(low + d);
+                    store(of_row + d, to_float(all) * splat(weight_scales[r]));
                 }
             }
             merge(states[top + r], greatest[r], sum[r], of_row, a.head_dim);
@@ -303,22 +303,27 @@ struct Attend {
                 heaviest = max(w, heaviest);
                 store(scores[r] + b * BLOCK, w);
             } else {
-                ValueKind::put(weights[r] + b * BLOCK, w);
+                put(weights[r] + b * BLOCK, w);
             }
         }
         sum = OCTAVO_ISA::sum(total);
         if constexpr (Blocks::ARE_BYTES) put_weights(r, first, last, largest(heaviest));
     }
 
-    // A row's weights in 16 bits, 65535 the largest. Below LEAST, whose inverse is a number still, all are nothing.
+    // A row's weights as integers. Below LEAST, whose inverse is a number still, all are nothing.
     static constexpr float LEAST = 1e-30f;
     void put_weights(int r, int first, int last, float heaviest) {
-        weight_scales[r] = heaviest / 65535;
-        const f32x16 inverse = splat(heaviest > LEAST ? 65535 / heaviest : 0);
+        constexpr float LARGEST = Blocks::LARGEST_WEIGHT;
+        weight_scales[r] = heaviest / LARGEST;
+        const f32x16 inverse = splat(heaviest > LEAST ? LARGEST / heaviest : 0);
         for (int b = first; b < last; b++) {
             const i32x16 w = to_nearest(load(scores[r] + b * BLOCK) * inverse);
-            store_bytes(weights[2 * r] + b * BLOCK, w >> 8);
-            store_bytes(weights[2 * r + 1] + b * BLOCK, w & 255);
+            if constexpr (WEIGHT_ROWS == 2) {
+                put(weights[2 * r] + b * BLOCK, w >> 8);
+                put(weights[2 * r + 1] + b * BLOCK, w & 255);
+            } else {
+                put(weights[r] + b * BLOCK, w);
+            }
         }
     }
 };
@@ -367,14 +372,13 @@ INLINE void turn(const Attention& a, int token, const float* head, const float* 
 // into the token's block.
 template <class Blocks>
 void store_token(const Attention& a, int token) {
-    using Kind = typename Blocks::QueryKind;
     alignas(64) float head[octavo::MAX_HEAD_DIM];
     const int dim = a.head_dim, slot = a.positions[token] % BLOCK, block = a.new_blocks[token];
     const float* row = a.qkv + token * a.qkv_stride;
-    auto* query = static_cast<typename Kind::Element*>(a.queries) + token * a.query_stride;
+    auto* query = static_cast<typename Blocks::QueryKind::Row*>(a.queries) + token * a.query_stride;
     for (int h = 0; h < a.num_heads; h++, row += dim, query += dim) {
         turn(a, token, row, a.query_norm, head);
-        for (int d = 0; d < dim; d += 16) Kind::put(query + d, load(head + d));
+        for (int d = 0; d < dim; d += 16) put(query + d, load(head + d));
     }
     for (int h = 0; h < a.num_kv_heads; h++, row += dim) {
         turn(a, token, row, a.key_norm, head);

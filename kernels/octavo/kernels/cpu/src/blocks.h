@@ -21,7 +21,7 @@ struct PlainBlocks {
     using QueryKind = K;
     using KeyKind = K;
     using ValueKind = K;
-    using Element = typename Kind::Element;
+    using Element = typename Kind::Column;
     static constexpr int P = Kind::PER_STEP;
     static constexpr int WEIGHT_ROWS = 1;
     static constexpr bool ARE_BYTES = false;
@@ -30,14 +30,14 @@ struct PlainBlocks {
 
     static void put_key(char* head, int dim, int slot, const float* key) {
         alignas(64) Element narrow[octavo::MAX_HEAD_DIM];
-        for (int d = 0; d < dim; d += 16) Kind::put(narrow + d, load(key + d));
+        for (int d = 0; d < dim; d += 16) put(narrow + d, load(key + d));
         Element* to = reinterpret_cast<Element*>(head) + slot * P;
         for (int d = 0; d < dim; d += P) memcpy(to + d * BLOCK, narrow + d, P * sizeof(Element));
     }
 
     static void put_value(char* head, int dim, int slot, const float* value) {
         alignas(64) Element narrow[octavo::MAX_HEAD_DIM];
-        for (int d = 0; d < dim; d += 16) Kind::put(narrow + d, load(value + d));
+        for (int d = 0; d < dim; d += 16) put(narrow + d, load(value + d));
         Element* to = reinterpret_cast<Element*>(head) + (BLOCK + slot / P * P) * dim + slot % P;
         for (int d = 0; d < dim; d++) to[d * P] = narrow[d];
     }
@@ -45,14 +45,17 @@ struct PlainBlocks {
 
 // Keys and values in bytes, each token's head with a scale: float[16] of keys and float[16] of values at the end. Keys
 // are unsigned, counted from 128. They are multiplied as bytes, exactly: with queries rounded to bytes, and with
-// weights of 16 bits, as a row of their upper and one of their lower bytes.
+// weights of 16 bits, as a row of their upper and one of their lower bytes, or of 15.
 struct ByteBlocks {
     using QueryKind = Single;  // rounded when attention takes them
     using KeyKind = UnsignedColumns;
-    using ValueKind = UnsignedRows;
+    using ValueKind = SignedColumns;
+    using Element = uint8_t;
     static constexpr int P = 4;
     static constexpr int ZERO = 128;
-    static constexpr int WEIGHT_ROWS = 2;
+    // Where rows are of 16 bits, a weight has the 15 that a signed number leaves.
+    static constexpr int WEIGHT_ROWS = sizeof(ValueKind::Row) == 1 ? 2 : 1;
+    static constexpr int LARGEST_WEIGHT = WEIGHT_ROWS == 2 ? 65535 : 32767;
     static constexpr bool ARE_BYTES = true;
 
     static constexpr size_t head_bytes(int dim) { return size_t(2) * BLOCK * dim + 2 * BLOCK * sizeof(float); }
@@ -66,7 +69,8 @@ struct ByteBlocks {
         float scale;
         int total;
     };
-    static Rounded to_bytes(const float* from, int dim, int8_t* to) {
+    template <class Row>
+    static Rounded to_bytes(const float* from, int dim, Row* to) {
         f32x16 most = {};
         for (int d = 0; d < dim; d += 16) most = max(absolute(load(from + d)), most);
         const float magnitude = largest(most);
@@ -74,7 +78,7 @@ struct ByteBlocks {
         i32x16 total = {};
         for (int d = 0; d < dim; d += 16) {
             const i32x16 q = to_nearest(load(from + d) * inverse);
-            store_bytes(to + d, q);
+            put(to + d, q);
             total += q;
         }
         return {magnitude / 127, sum(total)};

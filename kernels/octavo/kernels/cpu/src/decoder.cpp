@@ -25,13 +25,14 @@ int piece(int count, const Worker& worker) { return std::max(1, count / (worker.
 
 size_t panel_bytes(const Linear& linear) { return linear_bytes(Form(linear.form), PANEL, linear.k); }
 
+bool has_halves(Form form) { return form == BF16 && kernels().has_bf16; }
+
+// Of an activation that is not quantised.
+size_t plain_bytes(Form form) { return has_halves(form) ? 2 : 4; }
+
 }  // namespace
 
-size_t activation_bytes(Form form, int k) {
-    if (is_quantized(form)) return quantized_activation_bytes(form, k);
-    const size_t bytes = size_t(k) * (form == BF16 ? 2 : 4);
-    return (bytes + 63) / 64 * 64;
-}
+size_t activation_bytes(Form form, int k) { return kernels().activation_bytes(form, k); }
 
 void unpack_row(const Linear& linear, int row, float* out) {
     if (is_quantized(linear.form)) return unpack_quantized_row(linear, row, out);
@@ -295,8 +296,8 @@ bool Decoder::layer(int index, const Step& step, Worker& worker) {
     attention.cache = cache(index);
     attention.queries = queries_.get(0), attention.query_stride = heads;
     attention.out = plain ? static_cast<void*>(attended_.get(0)) : mixed_.get(0);
-    attention.out_stride = plain ? activation_bytes(o_form, heads) / (o_form == BF16 ? 2 : 4) : heads;
-    attention.out_is_bf16 = o_form == BF16;
+    attention.out_stride = plain ? activation_bytes(o_form, heads) / plain_bytes(o_form) : heads;
+    attention.out_is_bf16 = has_halves(o_form);
     attention.first_partial = first_partial_.data(), attention.partials = partials_.get(0);
     this->attention(worker, attention);
     if (!last) look_ahead(worker, index + 1);
@@ -325,8 +326,8 @@ bool Decoder::layer(int index, const Step& step, Worker& worker) {
     if (!is_quantized(down_form)) {
         // The product itself writes the activations of the next one.
         char* gated = reinterpret_cast<char*>(gated_.get(0));
-        const size_t stride = activation_bytes(down_form, m.intermediate_size) / (down_form == BF16 ? 2 : 4);
-        product(worker, layer.gate_up, a, rows, gated, stride, GATE, &layer.down, down_form == BF16);
+        const size_t stride = activation_bytes(down_form, m.intermediate_size) / plain_bytes(down_form);
+        product(worker, layer.gate_up, a, rows, gated, stride, GATE, &layer.down, has_halves(down_form));
         return add(worker, layer.down, gated, rows, x, then);
     } else {
         product(worker, layer.gate_up, a, rows, gated_.get(0), m.intermediate_size, GATE, &layer.down);

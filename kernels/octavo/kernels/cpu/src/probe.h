@@ -2,7 +2,6 @@
 #pragma once
 
 #include "kernels.h"
-#include "quads.h"
 #include "vec.h"
 
 namespace OCTAVO_ISA {
@@ -25,29 +24,42 @@ inline uint64_t read_memory(const char* data, size_t bytes) {
 // multiplication counted as two. by_bytes: of bytes, into integers; else of bfloat16.
 inline uint64_t multiply(int rounds, bool by_bytes) {
     constexpr int N = TILE_ROWS * TILE_VECTORS;
-    u32x16 a = splat(uint32_t(rounds)), b = splat(uint32_t(rounds + 1));
+    const u32x16 a = splat(0x3f803f80u);  // two bfloat16 of 1, and about 1
+    u32x16 b = unknown(a);
     uint64_t used = 0;
     if (by_bytes) {
-        QuadSum<8, N> acc[N];
-        for (int n = 0; n < N; n++) acc[n].begin(splat(n));  // equal sums would be computed once
+        i32x16 acc[N];
+        for (int n = 0; n < N; n++) acc[n] = splat(n);  // equal sums would be computed once
         for (int i = 0; i < rounds; i++) {
 #pragma GCC unroll 24
-            for (int n = 0; n < N; n++) acc[n].add(i, a, b);
-            b += 1;  // or the compiler would see that every round is the same
+            for (int n = 0; n < N; n++) {
+#if defined(__AVX512VNNI__)
+                acc[n] = dot_quads(acc[n], a, b);
+#else
+                // Twice the same would be computed once.
+                acc[n] = dot_shorts(acc[n], a, b);
+                acc[n] = dot_shorts(acc[n], a, unknown(b));
+#endif
+            }
+            b = unknown(b);
         }
-        for (int n = 0; n < N; n++) used |= acc[n].total(splat(n))[0];
+        for (int n = 0; n < N; n++) used |= sum(acc[n]);
     } else {
         f32x16 acc[N];
         for (int n = 0; n < N; n++) acc[n] = splat(float(n));
         for (int i = 0; i < rounds; i++) {
 #pragma GCC unroll 24
             for (int n = 0; n < N; n++) {
-                acc[n] = dot_pairs<0>(acc[n], a, b);
-                if constexpr (PAIR_TURNS == 2) acc[n] = dot_pairs<1>(acc[n], a, b);
+#if defined(__AVX512BF16__)
+                acc[n] = dot_pairs(acc[n], a, b);
+#else
+                acc[n] = fma((f32x16)a, (f32x16)b, acc[n]);
+                acc[n] = fma((f32x16)a, (f32x16)b, acc[n]);
+#endif
             }
-            b += 1;
+            b = unknown(b);
         }
-        for (int n = 0; n < N; n++) used |= acc[n][0] == 1.f;
+        for (int n = 0; n < N; n++) used |= sum(acc[n]) == 1.f;
     }
     asm volatile("" : : "g"(used));
     return uint64_t(rounds) * N * 16 * (by_bytes ? 8 : 4);

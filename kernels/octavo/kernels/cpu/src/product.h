@@ -79,16 +79,15 @@ INLINE void finish(const Product& p, int row, int panel, f32x16 left, f32x16 rig
 // A panel of float32 is [k][32], one of bfloat16 [k / 2][32][2].
 template <class Kind>
 struct PlainForm {
-    // With AVX-512 8 rows are faster than the 12 that there are registers for, however many there are. In turns, a pair's
-    // halves of rows and columns take registers that sums would have.
-    static constexpr int MOST_ROWS = std::min(TILE_ROWS, Kind::TURNS == 1 ? 8 : 4);
+    // With AVX-512 8 rows are faster than the 12 that there are registers for, however many there are.
+    static constexpr int MOST_ROWS = std::min(TILE_ROWS, 8);
     static constexpr int tile_rows(int) { return MOST_ROWS; }
     // Of float32 without AVX-512, a single row's next weights are fetched by the processor itself, and where rows are
     // many, a fetch for each tile would push weights out of the cache that are in use.
     static constexpr bool FETCHES_SELDOM = TILE_VECTORS == 1 && Kind::TURNS == 1;
     static constexpr bool fetches(int rows, int tile) { return !FETCHES_SELDOM || (rows > 1 && tile < 2); }
 
-    static constexpr size_t panel_bytes(int k) { return size_t(k) * PANEL * sizeof(typename Kind::Element); }
+    static constexpr size_t panel_bytes(int k) { return size_t(k) * PANEL * sizeof(typename Kind::Column); }
     // How many of several tiles fetch the next panel, an equal part each.
     static constexpr int TILES_OF_NEXT = 2;
 

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "accumulate.h"
 #include "quantized_layout.h"
 #include "vec.h"
 
@@ -13,10 +14,11 @@ INLINE f32x16 load_of(const float* x, int at, int k) {
     return at + 16 <= k ? load(x + at) : load_part(x + at, std::max(k - at, 0));
 }
 
-INLINE void quantize_int8(const float* x, int k, char* out) {
+INLINE void quantize_int8(const float* x, int k, char* to) {
     constexpr int VECTORS = octavo::INT8_GROUP / 16;
     const int groups = octavo::int8_groups(k);
-    octavo::Int8Group* group = reinterpret_cast<octavo::Int8Group*>(out + groups * octavo::INT8_GROUP);
+    auto* out = reinterpret_cast<UnsignedColumns::Row*>(to);
+    auto* group = reinterpret_cast<octavo::Int8Group*>(out + groups * octavo::INT8_GROUP);
     for (int g = 0; g < groups; g++, group++) {
         f32x16 values[VECTORS], most = {};
         for (int i = 0; i < VECTORS; i++) {
@@ -28,7 +30,7 @@ INLINE void quantize_int8(const float* x, int k, char* out) {
         i32x16 total = {};
         for (int i = 0; i < VECTORS; i++, out += 16) {
             const i32x16 q = to_nearest(values[i] * inverse);
-            store_bytes(out, q);
+            put(out, q);
             total += q;
         }
         *group = {magnitude / 127, -octavo::INT8_ZERO * sum(total)};

@@ -13,7 +13,7 @@ static constexpr size_t whole(size_t count, size_t of) { return (count + of - 1)
 
 // INT8: weights and activations in groups of 64 consecutive ones: scale · (q - 128) and scale · q. A panel is a block
 // for each group: q[16 quads][32][4], then float16 scale[32]. A row of activations is q[k], k padded with zeros to whole
-// groups, then an Int8Group for each.
+// groups, then an Int8Group for each; q are of 16 bits where `UnsignedColumns` takes such rows.
 
 constexpr int INT8_ZERO = 128;
 
@@ -86,12 +86,6 @@ static_assert(sizeof(ActivationGroup) == 48, "three quarters of a cache line");
 static constexpr size_t quantized_bytes(int form, int n, int k) {
     const size_t panels = (size_t(n) + PANEL - 1) / PANEL;
     return panels * (form == INT8 ? int8_groups(k) * INT8_BLOCK_BYTES : groups_of(k) * block_bytes(shape_of(form)));
-}
-
-// From one row of activations to the next.
-static constexpr size_t quantized_activation_bytes(int form, int k) {
-    return form == INT8 ? whole(int8_groups(k) * (INT8_GROUP + sizeof(Int8Group)), 64)
-                        : whole(groups_of(k) * sizeof(ActivationGroup), 64);
 }
 
 // One row of a packed matrix as floats, [k].

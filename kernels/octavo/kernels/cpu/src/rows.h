@@ -3,17 +3,34 @@
 
 #include <cmath>
 
+#include "accumulate.h"
 #include "kernels.h"
 #include "quantize.h"
 #include "vec.h"
 
 namespace OCTAVO_ISA {
 
+// From one row of activations to the next.
+inline size_t activation_bytes(octavo::Form form, int k) {
+    switch (form) {
+        case octavo::F32:
+            return octavo::whole(k * sizeof(float), 64);
+        case octavo::BF16:
+            return octavo::whole(k * sizeof(Pair::Row), 64);
+        case octavo::INT8: {
+            const size_t bytes = octavo::INT8_GROUP * sizeof(UnsignedColumns::Row) + sizeof(octavo::Int8Group);
+            return octavo::whole(octavo::int8_groups(k) * bytes, 64);
+        }
+        default:
+            return octavo::whole(octavo::groups_of(k) * sizeof(octavo::ActivationGroup), 64);
+    }
+}
+
 // A row of floats as the activations of a product with weights of `form`; n is a multiple of 16.
 inline void to_activations(const float* x, int n, octavo::Form form, void* out) {
     switch (form) {
         case octavo::BF16:
-            for (int i = 0; i < n; i += 16) store_bf16(static_cast<uint16_t*>(out) + i, load(x + i));
+            for (int i = 0; i < n; i += 16) put(static_cast<Pair::Row*>(out) + i, load(x + i));
             break;
         case octavo::F32:
             memcpy(out, x, n * sizeof(float));

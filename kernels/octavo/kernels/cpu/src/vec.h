@@ -87,6 +87,16 @@ INLINE f32x16 select(i32x16 where, f32x16 a, f32x16 b) {
 }
 #endif
 
+// The same bits, of which the compiler knows nothing: what is computed with them, it computes each time.
+INLINE u32x16 unknown(u32x16 v) {
+#if defined(__AVX512F__)
+    asm volatile("" : "+v"(v));
+#elif defined(__x86_64__)
+    for (auto& part : v.part) asm volatile("" : "+x"(part));
+#endif
+    return v;
+}
+
 // Four bytes in every lane.
 INLINE u32x16 splat_from(const void* from) {
 #if defined(__AVX2__) && !defined(__AVX512F__)
@@ -217,6 +227,22 @@ INLINE void store_bytes(void* to, i32x16 v) {
 #endif
 }
 
+// Of numbers within 16 bits, of every four the second and the third changed round: as `signed_shorts` takes quads apart.
+INLINE void store_shorts(int16_t* to, i32x16 v) {
+#if defined(__AVX2__)
+#if defined(__AVX512F__)
+    const __m256i shorts = _mm512_cvtepi32_epi16((__m512i)v);
+#else
+    const __m256i shorts = _mm256_permute4x64_epi64(_mm256_packs_epi32((__m256i)v.part[0], (__m256i)v.part[1]), 0xd8);
+#endif
+    const __m256i turned = _mm256_shufflehi_epi16(_mm256_shufflelo_epi16(shorts, 0xd8), 0xd8);
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), turned);
+#else
+    for (int i = 0; i < 16; i += 4)
+        to[i] = int16_t(v[i]), to[i + 1] = int16_t(v[i + 2]), to[i + 2] = int16_t(v[i + 1]), to[i + 3] = int16_t(v[i + 3]);
+#endif
+}
+
 INLINE int sum(i32x16 v) {
 #if defined(__AVX512F__)
     return _mm512_reduce_add_epi32((__m512i)v);
@@ -286,36 +312,57 @@ INLINE f32x16 load_f16(const uint16_t* from) {
 #endif
 }
 
-// How often `dot_pairs` is called for a pair, in turn, so that only half of all numbers are in registers at a time.
-#if defined(__AVX512F__)
-constexpr int PAIR_TURNS = 1;
-#else
-constexpr int PAIR_TURNS = 2;
-#endif
+// The first and the second elements of 16 pairs of bfloat16, each pair in 32 bits with its first element below.
+template <int WHICH>
+INLINE f32x16 from_pairs(u32x16 pairs) {
+    return (f32x16)(WHICH == 0 ? pairs << 16 : pairs & 0xffff0000);
+}
 
-// acc + a₀·b₀ + a₁·b₁, in turns, for 16 pairs of bfloat16, each pair in 32 bits with its first element below.
-template <int TURN>
-INLINE f32x16 dot_pairs(f32x16 acc, u32x16 a, u32x16 b) {
 #if defined(__AVX512BF16__)
+// acc + a₀·b₀ + a₁·b₁ for 16 pairs of bfloat16.
+INLINE f32x16 dot_pairs(f32x16 acc, u32x16 a, u32x16 b) {
     return (f32x16)_mm512_dpbf16_ps((__m512)acc, (__m512bh)a, (__m512bh)b);
+}
+#endif
+
+// acc + a₀·b₀ + a₁·b₁ for 16 pairs of signed 16-bit numbers.
+INLINE i32x16 dot_shorts(i32x16 acc, u32x16 a, u32x16 b) {
+#if defined(__AVX512BW__)
+    return acc + (i32x16)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__AVX2__)
+    // As assembly: GCC would make all products first, far more than it has registers for, and then add.
+    for (int i = 0; i < REGISTERS; i++) {
+        i32x16::Register sum = acc.part[i], product;
+        asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(product) : "x"(a.part[i]), "x"(b.part[i]));
+        acc.part[i] = sum;
+    }
+    return acc;
+#elif defined(__SSE2__)
+    for (int i = 0; i < REGISTERS; i++)
+        acc.part[i] += (i32x16::Register)_mm_madd_epi16((__m128i)a.part[i], (__m128i)b.part[i]);
+    return acc;
 #else
-    if constexpr (TURN == 0) acc = fma((f32x16)(a << 16), (f32x16)(b << 16), acc);
-    if constexpr (TURN == 0 && PAIR_TURNS == 2) return acc;
-    return fma((f32x16)(a & 0xffff0000), (f32x16)(b & 0xffff0000), acc);
+    return acc + ((i32x16)(a << 16) >> 16) * ((i32x16)(b << 16) >> 16) + ((i32x16)a >> 16) * ((i32x16)b >> 16);
 #endif
 }
 
-#if defined(__AVX2__)
-// a₀·b₀ + a₁·b₁ for 16 pairs of signed 16-bit numbers.
-INLINE i32x16 dot_shorts(u32x16 a, u32x16 b) {
-#if defined(__AVX512BW__)
-    return (i32x16)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#if defined(__AVX512F__)
+typedef int16_t i16x32 __attribute__((vector_size(64)));
+typedef uint16_t u16x32 __attribute__((vector_size(64)));
 #else
-    return {(i32x16::Register)_mm256_madd_epi16((__m256i)a.part[0], (__m256i)b.part[0]),
-            (i32x16::Register)_mm256_madd_epi16((__m256i)a.part[1], (__m256i)b.part[1])};
+typedef Wide<int16_t> i16x32;
+typedef Wide<uint16_t> u16x32;
 #endif
+
+// Of 16 quads of bytes the first and third (WHICH = 0), or the second and fourth, as 16-bit numbers.
+template <int WHICH>
+INLINE u32x16 unsigned_shorts(u32x16 quads) {
+    return WHICH == 0 ? quads & 0x00ff00ff : (u32x16)((u16x32)quads >> 8);
 }
-#endif
+template <int WHICH>
+INLINE u32x16 signed_shorts(u32x16 quads) {
+    return (u32x16)((WHICH == 0 ? (i16x32)((u16x32)quads << 8) : (i16x32)quads) >> 8);
+}
 
 // acc + a₀·b₀ + … + a₃·b₃ for 16 quads of bytes: unsigned a, signed b. Exact.
 INLINE i32x16 dot_quads(i32x16 acc, u32x16 a, u32x16 b) {
@@ -323,21 +370,10 @@ INLINE i32x16 dot_quads(i32x16 acc, u32x16 a, u32x16 b) {
     // As assembly: with the intrinsic, GCC 12 copies and spills the accumulators of a large tile.
     asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
     return acc;
-#elif defined(__AVX512BW__) || defined(__AVX2__)
-    // As 16-bit numbers, first and third byte apart from second and fourth: adding pairs of products of bytes in 16
-    // bits, as VPMADDUBSW does, would saturate.
-    const u32x16 a02 = a & 0x00ff00ff, a13 = (a >> 8) & 0x00ff00ff;
-#if defined(__AVX512F__)
-    typedef int16_t i16x32 __attribute__((vector_size(64)));
 #else
-    typedef Wide<int16_t> i16x32;
-#endif
-    const i16x32 b02 = (i16x32)(b << 8) >> 8, b13 = (i16x32)b >> 8;
-    return acc + dot_shorts(a02, (u32x16)b02) + dot_shorts(a13, (u32x16)b13);
-#else
-    for (int i = 0; i < 4; i++)
-        acc += (i32x16)((a >> (8 * i)) & 0xff) * ((i32x16)(b << (24 - 8 * i)) >> 24);
-    return acc;
+    // As 16-bit numbers: adding pairs of products of bytes in 16 bits, as VPMADDUBSW does, would saturate.
+    acc = dot_shorts(acc, unsigned_shorts<0>(a), signed_shorts<0>(b));
+    return dot_shorts(acc, unsigned_shorts<1>(a), signed_shorts<1>(b));
 #endif
 }
 
