@@ -1,4 +1,4 @@
-"""Benchmarks still run: each can be imported, and the one that reaches into the engine finds what it looks for."""
+"""Benchmarks still run: all can be imported, and one that reaches into the engine finds what it looks for."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def integers_and_scales(form: Form, rows: np.ndarray, k: int) -> tuple[np.ndarra
         q = rows[:, : 64 * groups * size].view(f"i{size}")
         if size == 2:
             q = q.reshape(len(rows), -1, 4)[:, :, [0, 2, 1, 3]].reshape(len(rows), -1)
-        pairs = np.ascontiguousarray(rows[:, 64 * groups * size : (64 * size + 8) * groups])  # scale, correction
+        pairs = np.ascontiguousarray(rows[:, 64 * groups * size : (64 * size + 8) * groups])
         return q[:, :k], np.repeat(pairs.view("f4")[:, ::2], 64, axis=1)[:, :k]
     count = -(-k // 32)
     groups = np.ascontiguousarray(rows[:, : count * GROUP.itemsize]).view(GROUP)

@@ -13,8 +13,8 @@ INLINE void put(int8_t* to, i32x16 v) { store_bytes(to, v); }
 INLINE void put(uint8_t* to, i32x16 v) { store_bytes(to, v); }
 INLINE void put(int16_t* to, i32x16 v) { store_shorts(to, v); }
 
-// What one step of the loop takes of a column, and the same of a row: in 32 bits a float32, two bfloat16, or four bytes.
-// In turns, so that only a part of all numbers is in registers at a time.
+// What one step of the loop takes of a column, in 32 bits a float32, two bfloat16 or four bytes, and of a row as many
+// elements. In turns, so that only a part of them is in registers at a time.
 struct Single {
     using Row = float;
     using Column = float;
@@ -26,7 +26,7 @@ struct Single {
     }
 };
 
-// Without instructions for bfloat16 rows are of float32: taken apart, their pairs would be so again in every product.
+// Without instructions for bfloat16 rows are of float32, or their pairs would be taken apart again for every column.
 struct Pair {
     using Column = uint16_t;
     using Sum = f32x16;
@@ -48,8 +48,8 @@ struct Pair {
 #endif
 };
 
-// Bytes: unsigned columns and signed rows, or signed columns and unsigned rows. There are only products of unsigned with
-// signed ones; without VPDPBUSD rows are of 16 bits, in the order of `store_shorts`, and columns are taken apart.
+// Of bytes only products of unsigned and signed ones are there. Without VPDPBUSD rows are of 16 bits, in the order of
+// `store_shorts`, and columns are taken apart.
 struct UnsignedColumns {
     using Column = uint8_t;
     using Sum = i32x16;

@@ -25,10 +25,8 @@ int piece(int count, const Worker& worker) { return std::max(1, count / (worker.
 
 size_t panel_bytes(const Linear& linear) { return linear_bytes(Form(linear.form), PANEL, linear.k); }
 
-bool has_halves(Form form) { return form == BF16 && kernels().has_bf16; }
-
-// Of an activation that is not quantised.
-size_t plain_bytes(Form form) { return has_halves(form) ? 2 : 4; }
+// Of an activation that is not quantised: a float32 or, where products of `form` take such ones, a bfloat16.
+size_t plain_bytes(Form form) { return activation_bytes(form, PANEL) / PANEL; }
 
 }  // namespace
 
@@ -297,7 +295,7 @@ bool Decoder::layer(int index, const Step& step, Worker& worker) {
     attention.queries = queries_.get(0), attention.query_stride = heads;
     attention.out = plain ? static_cast<void*>(attended_.get(0)) : mixed_.get(0);
     attention.out_stride = plain ? activation_bytes(o_form, heads) / plain_bytes(o_form) : heads;
-    attention.out_is_bf16 = has_halves(o_form);
+    attention.out_is_bf16 = plain && plain_bytes(o_form) == 2;
     attention.first_partial = first_partial_.data(), attention.partials = partials_.get(0);
     this->attention(worker, attention);
     if (!last) look_ahead(worker, index + 1);
@@ -327,7 +325,7 @@ bool Decoder::layer(int index, const Step& step, Worker& worker) {
         // The product itself writes the activations of the next one.
         char* gated = reinterpret_cast<char*>(gated_.get(0));
         const size_t stride = activation_bytes(down_form, m.intermediate_size) / plain_bytes(down_form);
-        product(worker, layer.gate_up, a, rows, gated, stride, GATE, &layer.down, has_halves(down_form));
+        product(worker, layer.gate_up, a, rows, gated, stride, GATE, &layer.down, plain_bytes(down_form) == 2);
         return add(worker, layer.down, gated, rows, x, then);
     } else {
         product(worker, layer.gate_up, a, rows, gated_.get(0), m.intermediate_size, GATE, &layer.down);

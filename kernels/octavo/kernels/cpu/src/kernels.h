@@ -33,7 +33,7 @@ enum PoolType : int32_t { POOL_F32 = 0, POOL_BF16 = 1, POOL_INT8 = 2, NUM_POOL_T
 // How a weight matrix is stored, and with it the form of the activations it is multiplied with.
 enum Form : int32_t {
     F32 = 0,   // float32 weights and activations
-    BF16 = 1,  // bfloat16 weights, and activations where there are instructions for them: see `Kernels::has_bf16`
+    BF16 = 1,  // bfloat16 weights, and activations where there are instructions for them, else float32 ones
     // Quantised: fewer bits for a weight, bytes for activations. See `quantized_layout.h`.
     INT8 = 2,              // 8 bits, a scale for every 64 weights of a row
     GROUP4 = 3,            // 4 bits, a scale and a minimum for every 32
@@ -150,7 +150,6 @@ struct Packing {
 
 struct Kernels {
     const char* name;
-    bool has_bf16;  // products of BF16 take bfloat16 activations; otherwise float32
     // Computes the parts [first, last) of `Product::parts`.
     void (*product[NUM_FORMS])(const Product& product, int first, int last, Ahead& ahead);
     size_t (*activation_bytes)(Form form, int k);  // from one row to the next

@@ -22,6 +22,11 @@ using octavo::ROW_BLOCK;
 template <int R>
 using Tile = f32x16[R][2];
 
+// How many of a panel's two vectors of columns R rows are multiplied with at once. Few rows have registers for both, and go
+// through a panel once, in the order in which it comes from memory.
+template <int R>
+constexpr int VECTORS = 2 * R <= TILE_ROWS ? 2 : TILE_VECTORS;
+
 // How far ahead of a single tile of rows, which waits for memory only, weights are fetched.
 constexpr size_t AHEAD_BYTES = 2048;
 
@@ -82,10 +87,9 @@ struct PlainForm {
     // With AVX-512 8 rows are faster than the 12 that there are registers for, however many there are.
     static constexpr int MOST_ROWS = std::min(TILE_ROWS, 8);
     static constexpr int tile_rows(int) { return MOST_ROWS; }
-    // Of float32 without AVX-512, a single row's next weights are fetched by the processor itself, and where rows are
-    // many, a fetch for each tile would push weights out of the cache that are in use.
-    static constexpr bool FETCHES_SELDOM = TILE_VECTORS == 1 && Kind::TURNS == 1;
-    static constexpr bool fetches(int rows, int tile) { return !FETCHES_SELDOM || (rows > 1 && tile < 2); }
+    // Without AVX-512, a single row's next weights are fetched by the processor itself, and where rows are many, a fetch
+    // for each tile would push weights out of the cache that are in use.
+    static constexpr bool fetches(int rows, int tile) { return HAS_TIME_TO_FETCH || (rows > 1 && tile < 2); }
 
     static constexpr size_t panel_bytes(int k) { return size_t(k) * PANEL * sizeof(typename Kind::Column); }
     // How many of several tiles fetch the next panel, an equal part each.
@@ -94,24 +98,25 @@ struct PlainForm {
     template <int R>
     INLINE void tile(
         const char* a, size_t stride, const char* panel, int k, const char* ahead, bool alone, Tile<R>& result) {
-        for (int v = 0; v < 2; v += TILE_VECTORS) {
-            f32x16 acc[R][TILE_VECTORS] = {};
-            const char* columns[TILE_VECTORS];
-            for (int c = 0; c < TILE_VECTORS; c++) columns[c] = panel + 64 * (v + c);
+        constexpr int V = VECTORS<R>;
+        for (int v = 0; v < 2; v += V) {
+            f32x16 acc[R][V] = {};
+            const char* columns[V];
+            for (int c = 0; c < V; c++) columns[c] = panel + 64 * (v + c);
             const char* lines[2] = {ahead + 64 * v, ahead + 64};
             const auto sum = [&](auto fetched, auto soon) {
-                accumulate<Kind, R, TILE_VECTORS, fetched.value, soon.value>(
+                accumulate<Kind, R, V, fetched.value, soon.value>(
                     acc, a, stride, columns, 4 * PANEL, k / Kind::PER_STEP, lines, soon.value ? 128 : 64);
             };
-            if (FETCHES_SELDOM && !ahead)
+            if (!HAS_TIME_TO_FETCH && !ahead)
                 sum(Constant<0>(), Constant<true>());
             else if (alone || !HAS_TIME_TO_FETCH)
                 // Used as fast as memory gives it: both lines of every step are fetched.
-                sum(Constant<TILE_VECTORS>(), Constant<true>());
+                sum(Constant<V>(), Constant<true>());
             else
                 sum(Constant<1>(), Constant<false>());
             for (int r = 0; r < R; r++)
-                for (int c = 0; c < TILE_VECTORS; c++) result[r][v + c] = acc[r][c];
+                for (int c = 0; c < V; c++) result[r][v + c] = acc[r][c];
         }
     }
 };

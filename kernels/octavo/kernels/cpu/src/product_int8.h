@@ -19,11 +19,11 @@ struct Int8Form {
     template <int R>
     INLINE void tile(
         const char* a, size_t stride, const char* panel, int k, const char* ahead, bool alone, Tile<R>& result) {
-        constexpr int VECTORS = TILE_VECTORS, QUADS = octavo::INT8_GROUP / 4;
+        constexpr int V = VECTORS<R>, QUADS = octavo::INT8_GROUP / 4;
         constexpr size_t ROW_BYTES = octavo::INT8_GROUP * sizeof(Kind::Row);
         const int groups = octavo::int8_groups(k);
-        for (int v = 0; v < 2; v += VECTORS) {
-            f32x16 total[R][VECTORS] = {};
+        for (int v = 0; v < 2; v += V) {
+            f32x16 total[R][V] = {};
             const char* block = panel + 64 * v;
             for (int g = 0; g < groups; g++, block += octavo::INT8_BLOCK_BYTES) {
                 const char* bytes = a + g * ROW_BYTES;
@@ -31,25 +31,25 @@ struct Int8Form {
                 const auto of_row = [&](int r) -> const octavo::Int8Group& {
                     return *reinterpret_cast<const octavo::Int8Group*>(group + r * stride);
                 };
-                i32x16 acc[R][VECTORS];
+                i32x16 acc[R][V];
 #pragma GCC unroll 12
                 for (int r = 0; r < R; r++)
-                    for (int c = 0; c < VECTORS; c++) acc[r][c] = splat(of_row(r).correction);
-                const char* columns[VECTORS];
-                for (int c = 0; c < VECTORS; c++) columns[c] = block + 64 * c;
+                    for (int c = 0; c < V; c++) acc[r][c] = splat(of_row(r).correction);
+                const char* columns[V];
+                for (int c = 0; c < V; c++) columns[c] = block + 64 * c;
                 const auto sum = [&](auto lines) {
                     // Faster than memory gives them, fetches would stand in the way of each other.
                     const char* fetched[2] = {ahead, ahead + 64};
-                    accumulate<Kind, R, VECTORS, lines.value, lines.value == VECTORS>(
+                    accumulate<Kind, R, V, lines.value, lines.value == V>(
                         acc, bytes, stride, columns, 4 * octavo::PANEL, QUADS, fetched, lines.value * 64);
                     ahead += lines.value * QUADS * 64;
                 };
                 if (alone || !HAS_TIME_TO_FETCH)
-                    sum(Constant<VECTORS>());
+                    sum(Constant<V>());
                 else
                     sum(Constant<1>());
                 const char* scales = panel + g * octavo::INT8_BLOCK_BYTES + octavo::INT8_SCALES_AT;
-                for (int c = 0; c < VECTORS; c++) {
+                for (int c = 0; c < V; c++) {
                     const f32x16 scale = load_f16(reinterpret_cast<const uint16_t*>(scales) + 16 * (v + c));
 #pragma GCC unroll 12
                     for (int r = 0; r < R; r++) {
@@ -59,7 +59,7 @@ struct Int8Form {
                 }
             }
             for (int r = 0; r < R; r++)
-                for (int c = 0; c < VECTORS; c++) result[r][v + c] = total[r][c];
+                for (int c = 0; c < V; c++) result[r][v + c] = total[r][c];
         }
     }
 };
