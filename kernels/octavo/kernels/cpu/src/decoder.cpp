@@ -28,6 +28,13 @@ size_t panel_bytes(const Linear& linear) { return linear_bytes(Form(linear.form)
 // Of an activation that is not quantised: a float32 or, where products of `form` take such ones, a bfloat16.
 size_t plain_bytes(Form form) { return activation_bytes(form, PANEL) / PANEL; }
 
+// Of a row of activations of whatever form.
+size_t most_activation_bytes(int k) {
+    size_t most = 0;
+    for (int form = 0; form < NUM_FORMS; form++) most = std::max(most, activation_bytes(Form(form), k));
+    return most;
+}
+
 }  // namespace
 
 size_t activation_bytes(Form form, int k) { return kernels().activation_bytes(form, k); }
@@ -73,10 +80,10 @@ int32_t Decoder::run(Step& step) {
     mixed_.get(tokens * heads);
     attend_.get(pool_.size() * ATTEND_SCRATCH);
     norms_.get(size_t(pool_.size()) * widest);
-    a_.get(tokens * activation_bytes(F32, widest));
+    a_.get(tokens * most_activation_bytes(widest));
     queries_.get(tokens * heads * 4);
-    attended_.get(tokens * activation_bytes(F32, heads));
-    attended_rows_.get(rows * activation_bytes(F32, heads));
+    attended_.get(tokens * most_activation_bytes(heads));
+    attended_rows_.get(rows * most_activation_bytes(heads));
     cosines_.get(tokens * m.rotary_dim / 2 + 16), sines_.get(tokens * m.rotary_dim / 2 + 16);
     plan(step);
     plan_ahead();
