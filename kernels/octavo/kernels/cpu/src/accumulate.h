@@ -6,9 +6,7 @@
 
 namespace OCTAVO_ISA {
 
-// Numbers as elements of a row.
-INLINE void put(float* to, f32x16 v) { store(to, v); }
-INLINE void put(uint16_t* to, f32x16 v) { store_bf16(to, v); }
+// Integers as elements of a row.
 INLINE void put(int8_t* to, i32x16 v) { store_bytes(to, v); }
 INLINE void put(uint8_t* to, i32x16 v) { store_bytes(to, v); }
 INLINE void put(int16_t* to, i32x16 v) { store_shorts(to, v); }
@@ -24,9 +22,12 @@ struct Single {
     INLINE f32x16 step(f32x16 acc, const char* column, const char* row) {
         return fma(load_as<f32x16>(column), (f32x16)splat_from(row), acc);
     }
+    INLINE void put(Row* to, f32x16 v) { store(to, v); }
+    INLINE void put_column(Column* to, f32x16 v) { store(to, v); }
 };
 
-// Without instructions for bfloat16 rows are of float32, or their pairs would be taken apart again for every column.
+// Without instructions for bfloat16 rows are the same numbers in float32, or their pairs would be taken apart again for
+// every column.
 struct Pair {
     using Column = uint16_t;
     using Sum = f32x16;
@@ -38,6 +39,7 @@ struct Pair {
     INLINE f32x16 step(f32x16 acc, const char* column, const char* row) {
         return dot_pairs(acc, load_as<u32x16>(column), splat_from(row));
     }
+    INLINE void put(Row* to, f32x16 v) { store_bf16(to, v); }
 #else
     using Row = float;
     static constexpr int TURNS = 2;
@@ -45,7 +47,9 @@ struct Pair {
     INLINE f32x16 step(f32x16 acc, const char* column, const char* row) {
         return fma(from_pairs<TURN>(load_as<u32x16>(column)), (f32x16)splat_from(row + 4 * TURN), acc);
     }
+    INLINE void put(Row* to, f32x16 v) { store(to, from_bf16(to_bf16(v))); }
 #endif
+    INLINE void put_column(Column* to, f32x16 v) { store_bf16(to, v); }
 };
 
 // Of bytes only products of unsigned and signed ones are there. Without VPDPBUSD rows are of 16 bits, in the order of

@@ -56,7 +56,7 @@ INLINE void put_output(const Attention& a, int token, int head, const RowState& 
     for (int d = 0; d < a.head_dim; d += 16) {
         f32x16 v = load(state.out + d) * share;
         if (a.out_is_bf16)
-            store_bf16(static_cast<uint16_t*>(a.out) + at + d, v);
+            Pair::put(static_cast<Pair::Row*>(a.out) + at + d, v);
         else
             store(static_cast<float*>(a.out) + at + d, v);
     }
@@ -303,7 +303,7 @@ struct Attend {
                 heaviest = max(w, heaviest);
                 store(scores[r] + b * BLOCK, w);
             } else {
-                put(weights[r] + b * BLOCK, w);
+                ValueKind::put(weights[r] + b * BLOCK, w);
             }
         }
         sum = OCTAVO_ISA::sum(total);
@@ -378,7 +378,7 @@ void store_token(const Attention& a, int token) {
     auto* query = static_cast<typename Blocks::QueryKind::Row*>(a.queries) + token * a.query_stride;
     for (int h = 0; h < a.num_heads; h++, row += dim, query += dim) {
         turn(a, token, row, a.query_norm, head);
-        for (int d = 0; d < dim; d += 16) put(query + d, load(head + d));
+        for (int d = 0; d < dim; d += 16) Blocks::QueryKind::put(query + d, load(head + d));
     }
     for (int h = 0; h < a.num_kv_heads; h++, row += dim) {
         turn(a, token, row, a.key_norm, head);

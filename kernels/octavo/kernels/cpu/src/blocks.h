@@ -30,14 +30,14 @@ struct PlainBlocks {
 
     static void put_key(char* head, int dim, int slot, const float* key) {
         alignas(64) Element narrow[octavo::MAX_HEAD_DIM];
-        for (int d = 0; d < dim; d += 16) put(narrow + d, load(key + d));
+        for (int d = 0; d < dim; d += 16) Kind::put_column(narrow + d, load(key + d));
         Element* to = reinterpret_cast<Element*>(head) + slot * P;
         for (int d = 0; d < dim; d += P) memcpy(to + d * BLOCK, narrow + d, P * sizeof(Element));
     }
 
     static void put_value(char* head, int dim, int slot, const float* value) {
         alignas(64) Element narrow[octavo::MAX_HEAD_DIM];
-        for (int d = 0; d < dim; d += 16) put(narrow + d, load(value + d));
+        for (int d = 0; d < dim; d += 16) Kind::put_column(narrow + d, load(value + d));
         Element* to = reinterpret_cast<Element*>(head) + (BLOCK + slot / P * P) * dim + slot % P;
         for (int d = 0; d < dim; d++) to[d * P] = narrow[d];
     }

@@ -302,7 +302,7 @@ bool Decoder::layer(int index, const Step& step, Worker& worker) {
     attention.queries = queries_.get(0), attention.query_stride = heads;
     attention.out = plain ? static_cast<void*>(attended_.get(0)) : mixed_.get(0);
     attention.out_stride = plain ? activation_bytes(o_form, heads) / plain_bytes(o_form) : heads;
-    attention.out_is_bf16 = plain && plain_bytes(o_form) == 2;
+    attention.out_is_bf16 = o_form == BF16;
     attention.first_partial = first_partial_.data(), attention.partials = partials_.get(0);
     this->attention(worker, attention);
     if (!last) look_ahead(worker, index + 1);
@@ -332,7 +332,7 @@ bool Decoder::layer(int index, const Step& step, Worker& worker) {
         // The product itself writes the activations of the next one.
         char* gated = reinterpret_cast<char*>(gated_.get(0));
         const size_t stride = activation_bytes(down_form, m.intermediate_size) / plain_bytes(down_form);
-        product(worker, layer.gate_up, a, rows, gated, stride, GATE, &layer.down, plain_bytes(down_form) == 2);
+        product(worker, layer.gate_up, a, rows, gated, stride, GATE, &layer.down, down_form == BF16);
         return add(worker, layer.down, gated, rows, x, then);
     } else {
         product(worker, layer.gate_up, a, rows, gated_.get(0), m.intermediate_size, GATE, &layer.down);

@@ -33,7 +33,7 @@ enum PoolType : int32_t { POOL_F32 = 0, POOL_BF16 = 1, POOL_INT8 = 2, NUM_POOL_T
 // How a weight matrix is stored, and with it the form of the activations it is multiplied with.
 enum Form : int32_t {
     F32 = 0,   // float32 weights and activations
-    BF16 = 1,  // bfloat16 weights, and activations where there are instructions for them, else float32 ones
+    BF16 = 1,  // bfloat16 weights, and activations, which are float32 where there are no instructions for them
     // Quantised: fewer bits for a weight, bytes for activations. See `quantized_layout.h`.
     INT8 = 2,              // 8 bits, a scale for every 64 weights of a row
     GROUP4 = 3,            // 4 bits, a scale and a minimum for every 32
@@ -77,7 +77,7 @@ struct Product {
     size_t out_stride;
     Finish finish;
     Activation activation;  // of GATE
-    bool out_is_bf16;       // of GATE; float32 otherwise
+    bool out_is_bf16;       // of GATE, as activations of BF16; float32 otherwise
 
     // Pieces of work: every panel, for every block of rows.
     int parts() const { return linear->panels() * ((rows + ROW_BLOCK - 1) / ROW_BLOCK); }

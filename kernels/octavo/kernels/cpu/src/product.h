@@ -71,7 +71,7 @@ INLINE void finish(const Product& p, int row, int panel, f32x16 left, f32x16 rig
         const size_t at = row * p.out_stride + column / 2;
         f32x16 gated = activate(left, p.activation) * right;
         if (p.out_is_bf16)
-            store_bf16(static_cast<uint16_t*>(p.out) + at, gated);
+            Pair::put(static_cast<Pair::Row*>(p.out) + at, gated);
         else
             store(static_cast<float*>(p.out) + at, gated);
         return;
@@ -127,7 +127,7 @@ using BF16Form = PlainForm<Pair>;
 template <int R>
 INLINE void expect(const Product& p, int row, int panel) {
     const bool gated = p.finish == octavo::GATE;
-    const size_t size = gated && p.out_is_bf16 ? 2 : 4, width = gated ? PANEL / 2 : PANEL;
+    const size_t size = gated && p.out_is_bf16 ? sizeof(Pair::Row) : 4, width = gated ? PANEL / 2 : PANEL;
     const char* out = static_cast<const char*>(p.out) + (row * p.out_stride + panel * width) * size;
     for (int r = 0; r < R; r++, out += p.out_stride * size) {
         prefetch_to_write(out);

@@ -30,7 +30,7 @@ inline size_t activation_bytes(octavo::Form form, int k) {
 inline void to_activations(const float* x, int n, octavo::Form form, void* out) {
     switch (form) {
         case octavo::BF16:
-            for (int i = 0; i < n; i += 16) put(static_cast<Pair::Row*>(out) + i, load(x + i));
+            for (int i = 0; i < n; i += 16) Pair::put(static_cast<Pair::Row*>(out) + i, load(x + i));
             break;
         case octavo::F32:
             memcpy(out, x, n * sizeof(float));
