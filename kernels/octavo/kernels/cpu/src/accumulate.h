@@ -1,6 +1,8 @@
 // The loop that everything here spends its time in: a tile of results, summed in registers over one dimension.
 #pragma once
 
+#include <type_traits>
+
 #include "kernels.h"
 #include "vec.h"
 
@@ -54,47 +56,32 @@ struct Pair {
 
 // Of bytes only products of unsigned and signed ones are there. Without VPDPBUSD rows are of 16 bits, in the order of
 // `store_shorts`, and columns are taken apart.
-struct UnsignedColumns {
-    using Column = uint8_t;
+template <bool ARE_SIGNED>
+struct ByteColumns {
+    using Column = std::conditional_t<ARE_SIGNED, int8_t, uint8_t>;
     using Sum = i32x16;
     static constexpr int PER_STEP = 4;
 #if defined(__AVX512VNNI__)
-    using Row = int8_t;
+    using Row = std::conditional_t<ARE_SIGNED, uint8_t, int8_t>;
     static constexpr int TURNS = 1;
     template <int>
     INLINE i32x16 step(i32x16 acc, const char* column, const char* row) {
-        return dot_quads(acc, load_as<u32x16>(column), splat_from(row));
+        const u32x16 columns = load_as<u32x16>(column), all = splat_from(row);
+        return ARE_SIGNED ? dot_quads(acc, all, columns) : dot_quads(acc, columns, all);
     }
 #else
     using Row = int16_t;
     static constexpr int TURNS = 2;
     template <int TURN>
     INLINE i32x16 step(i32x16 acc, const char* column, const char* row) {
-        return dot_shorts(acc, unsigned_shorts<TURN>(load_as<u32x16>(column)), splat_from(row + 4 * TURN));
+        const u32x16 columns = load_as<u32x16>(column);
+        return dot_shorts(
+            acc, ARE_SIGNED ? signed_shorts<TURN>(columns) : unsigned_shorts<TURN>(columns), splat_from(row + 4 * TURN));
     }
 #endif
 };
-
-struct SignedColumns {
-    using Column = int8_t;
-    using Sum = i32x16;
-    static constexpr int PER_STEP = 4;
-#if defined(__AVX512VNNI__)
-    using Row = uint8_t;
-    static constexpr int TURNS = 1;
-    template <int>
-    INLINE i32x16 step(i32x16 acc, const char* column, const char* row) {
-        return dot_quads(acc, splat_from(row), load_as<u32x16>(column));
-    }
-#else
-    using Row = int16_t;
-    static constexpr int TURNS = 2;
-    template <int TURN>
-    INLINE i32x16 step(i32x16 acc, const char* column, const char* row) {
-        return dot_shorts(acc, signed_shorts<TURN>(load_as<u32x16>(column)), splat_from(row + 4 * TURN));
-    }
-#endif
-};
+using UnsignedColumns = ByteColumns<false>;
+using SignedColumns = ByteColumns<true>;
 
 template <int N>
 struct Constant {
