@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 GREEDY = inference_pb2.SamplingParams(temperature=0, ignore_eos=True, max_tokens=8)
 ENDLESS = inference_pb2.SamplingParams(temperature=0, ignore_eos=True)
+SMALL_WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16384)]
+"""A client that takes 16 KiB unread, where gRPC's default grows to megabytes on a fast network."""
 
 
 @dataclass(frozen=True)
@@ -75,15 +77,18 @@ Serving = Callable[..., Awaitable[World]]
 
 @pytest.fixture
 async def serving(tiny_model: TinyModel) -> AsyncIterator[Serving]:
-    """Starts a server for a tiny Llama of some context; keywords are settings of engine and server."""
+    """Starts a server for a tiny Llama of some context; keywords are settings of engine and server.
+
+    What is ENDLESS ends with the context, as late as no test waits for it on a busy machine.
+    """
     async with AsyncExitStack() as stack:
 
-        async def start(context: int = 4096, **settings: Any) -> World:
+        async def start(context: int = 32768, **settings: Any) -> World:
             of_server = {
                 name: settings.pop(name) for name in list(settings) if name in ServerConfig.__slots__
             }
             model = settings.pop("model", None) or tiny_model("llama", max_position_embeddings=context)
-            config = EngineConfig(model=str(model), **{"kv_cache_memory": "4Mi", "threads": 1, **settings})
+            config = EngineConfig(model=str(model), **{"kv_cache_memory": "32Mi", "threads": 1, **settings})
             server = Server(ServerConfig(**of_server), "127.0.0.1:0")
             engine = AsyncEngine.load_model(config)
             await server.start(engine)

@@ -29,7 +29,7 @@ PROMPTS = {
     "empty text": (pb.Prompt(text=""), "prompt.text", "must not be empty"),
     "no messages": (of_chat(), "prompt.chat.messages", "must not be empty"),
     "no token ids": (ids(), "prompt.token_ids.ids", "must not be empty"),
-    "longer than the context": (ids(*[5] * 5000), "prompt", "(got '5000 tokens')"),
+    "longer than the context": (ids(*[5] * 33000), "prompt", "(got '33000 tokens')"),
     "outside the vocabulary": (ids(5, 384), "prompt.token_ids.ids[1]", "less than 384 (got 384)"),
     "unknown role": (of_chat(message("pirate")), "prompt.chat.messages[0].role", "(got 'pirate')"),
     "system in the middle": (

@@ -13,12 +13,10 @@ from google.rpc.status_pb2 import Status as RpcStatus
 
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1.inference_pb2_grpc import InferenceStub
-from tests.service.conftest import ENDLESS, GREEDY, Serving, World, as_prompt, collect
+from tests.service.conftest import ENDLESS, GREEDY, SMALL_WINDOW, Serving, World, as_prompt, collect
 
 BULKY = pb.SamplingParams(temperature=0, ignore_eos=True, logprobs=20)
 """Output of some 200 bytes a token."""
-SMALL_WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16384)]
-"""A client that takes 16 KiB unread, where gRPC's default grows to megabytes on a fast network."""
 
 ENDLESS_CLIENT = """
 import sys, grpc

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -11,7 +12,18 @@ import pytest
 
 from octavo.v1 import engine_pb2
 from octavo.v1 import inference_pb2 as pb
-from tests.service.conftest import ENDLESS, GREEDY, Answer, Serving, World, as_prompt, collect, refusal
+from octavo.v1.engine_pb2_grpc import EngineStub
+from tests.service.conftest import (
+    ENDLESS,
+    GREEDY,
+    SMALL_WINDOW,
+    Answer,
+    Serving,
+    World,
+    as_prompt,
+    collect,
+    refusal,
+)
 
 
 class RelayClient:
@@ -138,6 +150,19 @@ async def test_what_is_no_command_ends_the_stream_and_all_its_requests(
         await relay.answer(2)
     assert caught.value.code() == grpc.StatusCode.INVALID_ARGUMENT
     await world.until_idle()
+
+
+async def test_a_stream_ends_also_while_its_first_events_are_on_their_way(world: World) -> None:
+    """More than a client takes that does not read yet: the write waits, and is given up."""
+    of_prompt = pb.SamplingParams(temperature=0, ignore_eos=True, prompt_logprobs=20)
+    async with grpc.aio.insecure_channel(world.address, options=SMALL_WINDOW) as channel:
+        relay = RelayClient(replace(world, cluster=EngineStub(channel)))
+        await relay.generate(1, "Hello " * 2000, of_prompt)
+        await world.until(lambda load: load.total_output_tokens > 1)
+        await relay.send(2)
+        await world.until_idle()
+        with pytest.raises(grpc.aio.AioRpcError, match="one of generate, cancel, pause, proceed"):
+            await relay.answer(2)
 
 
 async def test_the_end_of_the_stream_ends_all_its_requests(world: World, relay: RelayClient) -> None:

@@ -133,7 +133,7 @@ def told(response: Any) -> dict[str, Any]:
             "messages[0].content[0].type",
             "other parts are not supported yet",
         ),
-        (CHAT, {"messages": [{"role": "user", "content": "x" * 9000}]}, "messages", "the context of 4096"),
+        (CHAT, {"messages": [{"role": "user", "content": "x" * 40000}]}, "messages", "the context of 32768"),
         (TEXT, {"prompt": None}, "prompt", "must be a string, a list"),
         (TEXT, {"prompt": ""}, "prompt", "must not be empty"),
         (TEXT, {"prompt": []}, "prompt", "must not be empty"),
@@ -264,7 +264,7 @@ async def test_what_is_not_there_is_told_in_the_same_shape(door: Door) -> None:
 
 async def test_a_full_queue_is_429_with_the_time_to_wait(opening: Opening) -> None:
     door = await opening(max_waiting=1, max_num_seqs=1)
-    body = {"messages": USER, "max_tokens": 4000, "ignore_eos": True}
+    body = {"messages": USER, "max_tokens": 32000, "ignore_eos": True}
     running = asyncio.create_task(door.post(CHAT, body))
     await door.world.until_running()
     waiting = asyncio.create_task(door.post(CHAT, body))

@@ -13,7 +13,7 @@ async def test_models_are_listed(door: Door) -> None:
     [model] = (await door.client.models.list()).data
     assert model.id == "tiny"
     assert model.object == "model"
-    assert model.model_extra == {"max_model_len": 4096}
+    assert model.model_extra == {"max_model_len": 32768}
     assert await door.client.models.retrieve("tiny") == model
 
 
@@ -36,7 +36,7 @@ async def test_health_version_and_metrics(door: Door) -> None:
 async def test_a_text_becomes_tokens_and_a_text_again(door: Door) -> None:
     told = (await door.post("/tokenize", {"model": "tiny", "prompt": "Pages of keys"})).json()
     assert told["count"] == len(told["tokens"])
-    assert told["max_model_len"] == 4096
+    assert told["max_model_len"] == 32768
     text = (await door.post("/detokenize", {"tokens": told["tokens"]})).json()
     assert text == {"prompt": "Pages of keys"}
 

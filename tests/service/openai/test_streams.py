@@ -13,7 +13,7 @@ from octavo.engine import EngineStopped
 from octavo.engine.stream import Stream
 from tests.service.openai.conftest import GREEDY, USER, Door, Opening
 
-ENDLESS = {"temperature": 0, "ignore_eos": True, "stream": True, "messages": USER, "max_tokens": 4000}
+ENDLESS = {"temperature": 0, "ignore_eos": True, "stream": True, "messages": USER, "max_tokens": 32000}
 
 
 async def raw_stream(

@@ -10,7 +10,7 @@ from opentelemetry.context import get_current
 
 from octavo.service.backend import Origin
 from octavo.service.gateway.session import Session
-from octavo.service.rpc.boundary import writer
+from octavo.service.rpc.boundary import shared_writer, writer
 from octavo.service.telemetry.rpc import SessionDoor
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1.inference_pb2_grpc import InferenceServicer
@@ -39,7 +39,7 @@ class Inference(InferenceServicer):
 
     async def Session(self, commands: AsyncIterator[pb.SessionRequest | Malformed], context: Context) -> None:
         door = SessionDoor(self.router.telemetry.tracer, context)
-        session = Session(self.router, writer(context), session_of(context), [], door)
+        session = Session(self.router, await shared_writer(context), session_of(context), [], door)
         await session.run(commands, self.stopped)
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:

@@ -80,6 +80,18 @@ def writer(context: grpc.aio.ServicerContext[Any, Any]) -> Callable[[Any], Await
     return write
 
 
+async def shared_writer(
+    context: grpc.aio.ServicerContext[Any, Any],
+) -> Callable[[Any], Awaitable[None]]:
+    """A `writer` for several tasks of a call, which may fail while one of them is writing.
+
+    The headers go first. gRPC would send them with the first message; while that is on its way, it would send
+    them again with the status of a failure, which is an error, and the client would never hear of either.
+    """
+    await context.send_initial_metadata(())
+    return writer(context)
+
+
 def _request_types() -> dict[str, type[Message]]:
     found: dict[str, type[Message]] = {}
     for module in (inference_pb2, engine_pb2, gateway_pb2):

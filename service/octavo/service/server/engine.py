@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from octavo.engine import EngineStopped, InvalidRequest, Violation
-from octavo.service.rpc.boundary import writer
+from octavo.service.rpc.boundary import shared_writer, writer
 from octavo.service.rpc.intervals import interval_of
 from octavo.service.server.relay import Relay
 from octavo.service.server.responses import load_message
@@ -61,5 +61,5 @@ class Engine(EngineServicer):
         return pb.DrainResponse()
 
     async def Relay(self, commands: AsyncIterator[pb.RelayRequest | Malformed], context: Context) -> None:
-        relay = Relay(self.backend, writer(context), RelayDoor(self.backend.tracer, context))
+        relay = Relay(self.backend, await shared_writer(context), RelayDoor(self.backend.tracer, context))
         await relay.run(commands, self.stopped)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from octavo.service.backend import Origin
-from octavo.service.rpc.boundary import writer
+from octavo.service.rpc.boundary import shared_writer, writer
 from octavo.service.server.session import Session
 from octavo.service.telemetry.rpc import SessionDoor
 from octavo.v1 import inference_pb2 as pb
@@ -32,7 +32,7 @@ class Inference(InferenceServicer):
         self.stopped = stopped
 
     async def Session(self, commands: AsyncIterator[pb.SessionRequest | Malformed], context: Context) -> None:
-        session = Session(self.backend, writer(context), SessionDoor(self.backend.tracer, context))
+        session = Session(self.backend, await shared_writer(context), SessionDoor(self.backend.tracer, context))
         await session.run(commands, self.stopped)
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
