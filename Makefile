@@ -33,8 +33,8 @@ demo: install ## Serve SmolLM2 from paged memory, stream one chat over gRPC, sho
 demo-cluster: install ## The same on a cluster: install, serve, chat, scale by load, leave nothing behind. Uses BUILD_IMAGE.
 	@BUILD_IMAGE="$(BUILD_IMAGE)" $(BIN)/python examples/demo_cluster.py
 
-test: install ## Run everything that a machine without GPU and cluster can check.
-	@$(BIN)/python -m pytest $(PYTEST_ARGS)
+test: install ## Run everything that a machine without GPU and cluster can check, on all processors.
+	@$(BIN)/python -m pytest -n auto --dist loadscope $(PYTEST_ARGS)
 
 test-cluster: install ## Run what needs a cluster, on the one of KUBECONFIG, with images by BUILD_IMAGE.
 	@KUBECONFIG="$${KUBECONFIG:-$$HOME/.kube/config}" BUILD_IMAGE="$(BUILD_IMAGE)" \
@@ -44,7 +44,7 @@ kernels: install ## Compile every GPU kernel for sm_80, sm_90, sm_100 and gfx942
 	@$(BIN)/python -m octavo.kernels.triton.compile $(KERNELS_ARGS)
 
 coverage: install ## The tests with line coverage of engine, kernels and service.
-	@$(BIN)/python -m pytest --cov --cov-report=term $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -n auto --dist loadscope --cov --cov-report=term $(PYTEST_ARGS)
 
 bench: install ## Measure the engine alone, and how near it is to the machine's limit: about two minutes.
 	@$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)

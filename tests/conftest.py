@@ -21,6 +21,12 @@ GPU_DRIVERS = [Path("/dev/nvidiactl"), Path("/dev/kfd")]
 if not any(driver.exists() for driver in GPU_DRIVERS):
     os.environ["TRITON_INTERPRET"] = "1"
 
+# Tests that run side by side have a processor each, and so have the processes that they start: threads that
+# spin for each other would wait for whole time slices of somebody else's.
+PROCESSORS = sorted(os.sched_getaffinity(0))
+if WORKER := os.environ.get("PYTEST_XDIST_WORKER"):
+    os.sched_setaffinity(0, {PROCESSORS[int(WORKER.removeprefix("gw")) % len(PROCESSORS)]})
+
 # How long an example takes is no property of what is tested: a first one may read a model.
 hypothesis.settings.register_profile("octavo", deadline=None)
 hypothesis.settings.load_profile("octavo")
@@ -56,6 +62,14 @@ FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """pytest-cov begins to count twice in a worker, and stops one of them where a test is marked no_cover."""
+    counting = session.config.pluginmanager.get_plugin("_cov")
+    if WORKER and counting:
+        counting.cov_controller.cov.stop()
+
+
 @contextmanager
 def uncounted() -> Iterator[None]:
     """Lines that run in it are not counted for coverage: counting doubles the time of others' Python, too."""
@@ -72,6 +86,15 @@ def uncounted() -> Iterator[None]:
 
 class TinyModel(Protocol):
     def __call__(self, family: str, **config_overrides: Any) -> Path: ...
+
+
+@pytest.fixture(scope="module")
+def all_processors() -> Iterator[None]:
+    """For modules about threads that share their work, beside whatever else is tested then."""
+    own = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, PROCESSORS)
+    yield
+    os.sched_setaffinity(0, own)
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -18,7 +18,10 @@ from hypothesis import strategies as st
 from octavo.kernels.cpu.library import ACTIVATIONS, SOURCE_TYPES, Form, Linear, Product, is_available, library
 from octavo.kernels.cpu.quantized import GGML_SOURCE, form_of_types, is_computable
 
-pytestmark = pytest.mark.skipif(not is_available(), reason="the CPU kernels are not compiled")
+pytestmark = [
+    pytest.mark.skipif(not is_available(), reason="the CPU kernels are not compiled"),
+    pytest.mark.usefixtures("all_processors"),
+]
 
 QUANTIZED = [form for form in Form if form >= Form.INT8]
 STORE, ADD, GATE = range(3)

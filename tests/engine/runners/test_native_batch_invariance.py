@@ -28,6 +28,8 @@ from tests.conftest import TinyModel
 from ..conftest import renewed
 from .steps import Piece, blocks_for, logits
 
+pytestmark = pytest.mark.usefixtures("all_processors")
+
 CHUNK = 128
 """Tokens that attention computes together; and what of a context is shared is shared in such chunks."""
 LONGEST = 3 * CHUNK

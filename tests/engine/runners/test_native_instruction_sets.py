@@ -21,8 +21,13 @@ FORMS = {
     "bfloat16": {"dtype": "bfloat16"},
     "int8": {"dtype": "bfloat16", "quantization": "int8"},
     "int4": {"dtype": "bfloat16", "quantization": "int4"},
+    "int8 with keys and values in 8 bits": {
+        "dtype": "bfloat16",
+        "quantization": "int8",
+        "kv_cache_dtype": "int8",
+    },
 }
-ERRORS = {"float32": 1e-5, "bfloat16": 0.015, "int8": 0.015, "int4": 0.015}
+ERRORS = {form: 1e-5 if form == "float32" else 0.015 for form in FORMS}
 """Relative; where something is rounded, another order of sums rounds a few numbers the other way."""
 
 COMPUTE = f"""

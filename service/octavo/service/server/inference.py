@@ -32,7 +32,9 @@ class Inference(InferenceServicer):
         self.stopped = stopped
 
     async def Session(self, commands: AsyncIterator[pb.SessionRequest | Malformed], context: Context) -> None:
-        session = Session(self.backend, await shared_writer(context), SessionDoor(self.backend.tracer, context))
+        session = Session(
+            self.backend, await shared_writer(context), SessionDoor(self.backend.tracer, context)
+        )
         await session.run(commands, self.stopped)
 
     async def Generate(self, request: pb.GenerateRequest, context: Context) -> None:
