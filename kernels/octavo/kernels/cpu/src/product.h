@@ -63,20 +63,30 @@ INLINE f32x16 activate(f32x16 x, octavo::Activation activation) {
     }
 }
 
+// Where a panel's results go.
+struct Place {
+    char* first;
+    size_t row_bytes;  // from one row to the next
+};
+INLINE Place place(const Product& p, int row, int panel) {
+    const bool gated = p.finish == octavo::GATE;
+    const size_t size = gated && p.out_is_bf16 ? sizeof(Pair::Row) : sizeof(float), width = gated ? PANEL / 2 : PANEL;
+    return {static_cast<char*>(p.out) + (row * p.out_stride + panel * width) * size, p.out_stride * size};
+}
+
 // Puts one row of a tile where it belongs.
-INLINE void finish(const Product& p, int row, int panel, f32x16 left, f32x16 right) {
-    const size_t column = size_t(panel) * PANEL;
-    if (p.linear->bias) left += load(p.linear->bias + column), right += load(p.linear->bias + column + 16);
+INLINE void finish(const Product& p, char* to, int panel, f32x16 left, f32x16 right) {
+    if (const float* bias = p.linear->bias)
+        left += load(bias + size_t(panel) * PANEL), right += load(bias + size_t(panel) * PANEL + 16);
     if (p.finish == octavo::GATE) {
-        const size_t at = row * p.out_stride + column / 2;
         f32x16 gated = activate(left, p.activation) * right;
         if (p.out_is_bf16)
-            Pair::put(static_cast<Pair::Row*>(p.out) + at, gated);
+            Pair::put(reinterpret_cast<Pair::Row*>(to), gated);
         else
-            store(static_cast<float*>(p.out) + at, gated);
+            store(reinterpret_cast<float*>(to), gated);
         return;
     }
-    float* out = static_cast<float*>(p.out) + row * p.out_stride + column;
+    float* out = reinterpret_cast<float*>(to);
     if (p.finish == octavo::ADD) left += load(out), right += load(out + 16);
     store(out, left), store(out + 16, right);
 }
@@ -125,13 +135,10 @@ using BF16Form = PlainForm<Pair>;
 
 // Has the lines that a tile's results go to fetched meanwhile: they are in the cache of whoever wrote there last.
 template <int R>
-INLINE void expect(const Product& p, int row, int panel) {
-    const bool gated = p.finish == octavo::GATE;
-    const size_t size = gated && p.out_is_bf16 ? sizeof(Pair::Row) : 4, width = gated ? PANEL / 2 : PANEL;
-    const char* out = static_cast<const char*>(p.out) + (row * p.out_stride + panel * width) * size;
-    for (int r = 0; r < R; r++, out += p.out_stride * size) {
-        prefetch_to_write(out);
-        if (!gated) prefetch_to_write(out + 64);
+INLINE void expect(Place out, bool gated) {
+    for (int r = 0; r < R; r++, out.first += out.row_bytes) {
+        prefetch_to_write(out.first);
+        if (!gated) prefetch_to_write(out.first + 64);
     }
 }
 
@@ -140,10 +147,11 @@ INLINE void expect(const Product& p, int row, int panel) {
 template <class Form, int R>
 __attribute__((noinline)) void compute(
     const Product& p, int row, int panel, const char* a, const char* weights, const char* ahead, bool alone) {
-    if (HAS_TIME_TO_FETCH) expect<R>(p, row, panel);
+    const Place out = place(p, row, panel);
+    if (HAS_TIME_TO_FETCH) expect<R>(out, p.finish == octavo::GATE);
     Tile<R> result;
     Form::template tile<R>(a, p.a_stride, weights, p.linear->k, ahead, alone, result);
-    for (int r = 0; r < R; r++) finish(p, row + r, panel, result[r][0], result[r][1]);
+    for (int r = 0; r < R; r++) finish(p, out.first + r * out.row_bytes, panel, result[r][0], result[r][1]);
 }
 
 // Computes the parts [first, last): of `Product::parts`, all panels of the first block of rows, then of the next.
