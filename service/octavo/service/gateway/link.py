@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import grpc
 
 from octavo.service.gateway.direct import DirectCall
+from octavo.service.gateway.outbox import Outbox
 from octavo.service.gateway.upstream import (
     LOST,
     Left,
@@ -48,8 +49,7 @@ class Link:
         self._call: Any = stub.Relay()
         self._inboxes: dict[int, Inbox] = {}
         self._numbers = itertools.count(1)
-        self._writing = asyncio.Lock()
-        self._commands: set[asyncio.Task[None]] = set()
+        self._outbox = Outbox(self._call, pick)
         self._reading = asyncio.create_task(self._read(), name=f"link to {pick.pod.address}")
 
     async def begin(self, request: bytes, trace: tuple[str, str]) -> Inbox:
@@ -61,7 +61,7 @@ class Link:
             return inbox
         traceparent, tracestate = trace
         try:
-            await self._send(
+            await self._outbox.send(
                 pb.RelayRequest(
                     request_id=number, generate=request, traceparent=traceparent, tracestate=tracestate
                 )
@@ -74,9 +74,7 @@ class Link:
     def tell(self, command: pb.RelayRequest) -> None:
         """Sends a command without waiting until it is on its way."""
         if self.open:
-            task = asyncio.create_task(self._send(command))
-            self._commands.add(task)
-            task.add_done_callback(self._commands.discard)
+            self._outbox.post(command)
 
     def forget(self, number: int) -> None:
         self._inboxes.pop(number, None)
@@ -85,18 +83,8 @@ class Link:
         """Ends all that is under way there."""
         self.open = False
         self._reading.cancel()
-        await asyncio.wait({self._reading, *self._commands})
-
-    async def _send(self, command: pb.RelayRequest) -> None:
-        """If the stream has broken, nothing happens: the reader finds out."""
-        async with self._writing:
-            try:
-                await self._call.write(command)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                return
-            except asyncio.CancelledError:
-                if not was_lost(self._pick):
-                    raise
+        await asyncio.wait({self._reading})
+        await self._outbox.done()
 
     async def _read(self) -> None:
         trouble = LOST

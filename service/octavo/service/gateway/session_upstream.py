@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
+from octavo.service.gateway.outbox import Outbox
 from octavo.service.gateway.upstream import (
     LOST,
     Left,
@@ -51,22 +52,14 @@ class Upstream:
         self._ended = ended
         self._call: Any = pick.pod.inference.Session(metadata=metadata)
         self._keys = map(str, itertools.count(1))
-        self._writing = asyncio.Lock()
+        self._outbox = Outbox(self._call, pick)
         self._replays: dict[str, asyncio.Future[None]] = {}
 
     def new_key(self) -> str:
         return next(self._keys)
 
     async def send(self, request: pb.SessionRequest) -> None:
-        """If the stream has broken, nothing happens: the reader finds out."""
-        async with self._writing:
-            try:
-                await self._call.write(request)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                return
-            except asyncio.CancelledError:
-                if not was_lost(self._lost):
-                    raise
+        await self._outbox.send(request)
 
     async def hold(self, turn: Turn) -> str:
         """Makes a finished turn that is not at home there held there, and gives its key. Left, Relayed.
