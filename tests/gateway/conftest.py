@@ -30,12 +30,12 @@ async def serving(tiny_model: TinyModel) -> AsyncIterator[Serving]:
     """As in tests/service, but clients reach the pod through a gateway; both are in this process."""
     async with AsyncExitStack() as stack:
 
-        async def start(context: int = 4096, **settings: Any) -> World:
+        async def start(context: int = 32768, **settings: Any) -> World:
             of_server = {
                 name: settings.pop(name) for name in list(settings) if name in ServerConfig.__slots__
             }
             model = tiny_model("llama", max_position_embeddings=context)
-            config = EngineConfig(model=str(model), kv_cache_memory="4Mi", threads=1, **settings)
+            config = EngineConfig(model=str(model), kv_cache_memory="32Mi", threads=1, **settings)
             pod = Server(ServerConfig(**of_server), "127.0.0.1:0")
             engine = AsyncEngine.load_model(config)
             await pod.start(engine)
