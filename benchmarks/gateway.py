@@ -30,7 +30,7 @@ from rich.table import Table
 
 from octavo.service.openai.app import create_app
 from octavo.service.openai.server import HTTPServer
-from octavo.service.rpc.boundary import Boundary, writer
+from octavo.service.rpc.boundary import Boundary, shared_writer
 from octavo.service.rpc.listening import options
 from octavo.service.server.inference import Inference
 from octavo.service.server.relay import Relay
@@ -87,7 +87,8 @@ class IdlePod(EngineServicer):
 
     async def Relay(self, commands: Any, context: Any) -> None:
         backend: Any = self
-        await Relay(backend, writer(context), RelayDoor(NoOpTracer(), context)).run(commands, self.stopped)
+        relay = Relay(backend, await shared_writer(context), RelayDoor(NoOpTracer(), context))
+        await relay.run(commands, self.stopped)
 
     async def WatchLoad(self, request: engine_pb2.WatchLoadRequest, context: Any) -> None:
         while True:

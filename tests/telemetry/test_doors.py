@@ -19,7 +19,7 @@ from octavo.service.gateway.router import Router
 from octavo.service.gateway.session import Session
 from octavo.service.openai.app import create_app
 from octavo.service.openai.server import HTTPServer
-from octavo.service.rpc.boundary import Boundary, writer
+from octavo.service.rpc.boundary import Boundary, shared_writer
 from octavo.service.telemetry.http import TracedRequests
 from octavo.service.telemetry.rpc import SessionDoor, TracedCalls
 from octavo.service.telemetry.setup import Telemetry
@@ -45,7 +45,7 @@ class Inference(InferenceServicer):
 
     async def Session(self, commands: AsyncIterator[Any], context: Any) -> None:
         door = SessionDoor(self.router.telemetry.tracer, context)
-        await Session(self.router, writer(context), "", [], door).run(commands, asyncio.Event())
+        await Session(self.router, await shared_writer(context), "", [], door).run(commands, asyncio.Event())
 
     async def Tokenize(self, request: pb.TokenizeRequest, context: Any) -> pb.TokenizeResponse:
         return await self.router.tokenize(request)
