@@ -72,10 +72,7 @@ def writer(context: grpc.aio.ServicerContext[Any, Any]) -> Callable[[Any], Await
     """Writes to a client. If that is gone, the writing task is cancelled, as gRPC will cancel the call."""
 
     async def write(message: Any) -> None:
-        try:
-            await context.write(message)
-        except grpc.aio.InternalError:
-            raise asyncio.CancelledError from None
+        await _sent(context.write(message))
 
     return write
 
@@ -88,8 +85,15 @@ async def shared_writer(
     The headers go first. gRPC would send them with the first message; while that is on its way, it would send
     them again with the status of a failure, which is an error, and the client would never hear of either.
     """
-    await context.send_initial_metadata(())
+    await _sent(context.send_initial_metadata(()))
     return writer(context)
+
+
+async def _sent(sending: Awaitable[None]) -> None:
+    try:
+        await sending
+    except grpc.aio.InternalError:
+        raise asyncio.CancelledError from None
 
 
 def _request_types() -> dict[str, type[Message]]:
