@@ -66,7 +66,7 @@ FAMILY_DEFAULTS: dict[str, dict[str, Any]] = {
 def pytest_sessionstart(session: pytest.Session) -> None:
     """pytest-cov begins to count twice in a worker, and stops one of them where a test is marked no_cover."""
     counting = session.config.pluginmanager.get_plugin("_cov")
-    if WORKER and counting:
+    if WORKER and counting and counting.cov_controller:
         counting.cov_controller.cov.stop()
 
 

@@ -23,8 +23,6 @@ from tests.conftest import uncounted
 from .conftest import renewed, run, transformers_greedy
 
 NUM_TOKENS = 24
-SHORTER = slice(17)
-"""The prompts of up to 470 tokens, for what length makes no more difference to."""
 GREEDY = SamplingParams(temperature=0, max_tokens=NUM_TOKENS)
 
 
@@ -89,8 +87,7 @@ def test_all_prompts_batched_together_by_pytorch(
     smollm2_path: Path, real_prompts: list[list[int]], expected: list[list[int]]
 ) -> None:
     config = EngineConfig(model=str(smollm2_path), runner="torch", dtype="float32", kv_cache_memory="256Mi")
-    engine = load_engine(open_model(config.model), config)
-    assert run(engine, real_prompts[SHORTER], GREEDY) == expected[SHORTER]
+    assert run(load_engine(open_model(config.model), config), real_prompts, GREEDY) == expected
 
 
 def test_with_prompts_cut_into_chunks(
@@ -104,15 +101,14 @@ def test_from_cached_prefixes(
     with_settings: Callable[..., Engine], real_prompts: list[list[int]], expected: list[list[int]]
 ) -> None:
     engine = with_settings()
-    prompts = real_prompts[SHORTER]
-    run(engine, prompts, GREEDY)
-    sequences = [engine.make_sequence(prompt, GREEDY) for prompt in prompts]
+    run(engine, real_prompts, GREEDY)
+    sequences = [engine.make_sequence(prompt, GREEDY) for prompt in real_prompts]
     for sequence in sequences:
         engine.add(sequence)
     while engine.has_work:
         engine.step()
-    assert [s.num_cached_tokens for s in sequences] == [(len(p) - 1) // 16 * 16 for p in prompts]
-    assert [s.token_ids[s.num_prompt_tokens :].tolist() for s in sequences] == expected[SHORTER]
+    assert [s.num_cached_tokens for s in sequences] == [(len(p) - 1) // 16 * 16 for p in real_prompts]
+    assert [s.token_ids[s.num_prompt_tokens :].tolist() for s in sequences] == expected
 
 
 def test_with_a_pool_too_small_for_all(
@@ -120,11 +116,9 @@ def test_with_a_pool_too_small_for_all(
 ) -> None:
     """Room for the longest prompt and hardly more: others wait, and young ones lose their blocks to old
     ones."""
-    engine = with_settings(num_blocks=32, max_num_batched_tokens=2048)
-    shuffled = list(zip(real_prompts[SHORTER], expected[SHORTER], strict=True))
-    random.Random(1).shuffle(shuffled)
-    prompts, outputs = map(list, zip(*shuffled, strict=True))
-    assert run(engine, prompts, GREEDY) == outputs
+    engine = with_settings(num_blocks=95, max_num_batched_tokens=2048)
+    order = random.Random(1).sample(range(len(real_prompts)), len(real_prompts))
+    assert run(engine, [real_prompts[i] for i in order], GREEDY) == [expected[i] for i in order]
     assert engine.load().preemptions > 0
 
 
