@@ -44,7 +44,7 @@ kernels: install ## Compile every GPU kernel for sm_80, sm_90, sm_100 and gfx942
 	@$(BIN)/python -m octavo.kernels.triton.compile $(KERNELS_ARGS)
 
 coverage: install ## The tests with line coverage of engine, kernels and service.
-	@$(BIN)/python -m pytest -n auto --dist loadscope --cov --cov-report=term $(PYTEST_ARGS)
+	@$(MAKE) --no-print-directory test PYTEST_ARGS="--cov --cov-report=term $(PYTEST_ARGS)"
 
 bench: install ## Measure the engine alone, and how near it is to the machine's limit: about two minutes.
 	@$(BIN)/python -m benchmarks.bench $(BENCH_ARGS)

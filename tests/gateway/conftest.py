@@ -35,7 +35,7 @@ async def serving(tiny_model: TinyModel) -> AsyncIterator[Serving]:
                 name: settings.pop(name) for name in list(settings) if name in ServerConfig.__slots__
             }
             model = tiny_model("llama", max_position_embeddings=context)
-            config = EngineConfig(model=str(model), kv_cache_memory="32Mi", threads=1, **settings)
+            config = EngineConfig(model=str(model), **{"kv_cache_memory": "32Mi", "threads": 1, **settings})
             pod = Server(ServerConfig(**of_server), "127.0.0.1:0")
             engine = AsyncEngine.load_model(config)
             await pod.start(engine)

@@ -7,13 +7,13 @@ from tests.service.conftest import Serving, World, chat
 
 
 async def test_get_model_tells_what_a_client_must_know(serving: Serving) -> None:
-    world = await serving(served_name="tiny", max_model_len=256)
+    world = await serving(served_name="tiny", max_model_len=256, kv_cache_memory="4Mi")
     model = (await world.inference.GetModel(pb.GetModelRequest(model="tiny"))).model
     assert (model.name, model.family, model.dtype, model.device) == ("tiny", "llama", "float32", "cpu")
     assert (model.vocab_size, model.max_model_len, list(model.eos_token_ids)) == (384, 256, [2])
     assert model.has_chat_template
     assert model.block_size == 16
-    assert model.num_blocks * model.block_bytes <= 32 * 2**20
+    assert model.num_blocks * model.block_bytes <= 4 * 2**20
 
 
 async def test_text_survives_the_way_there_and_back(world: World) -> None:

@@ -9,11 +9,12 @@ from octavo.service.openai.server import HTTPServer
 from tests.service.openai.conftest import USER, Door, Opening
 
 
-async def test_models_are_listed(door: Door) -> None:
+async def test_models_are_listed(opening: Opening) -> None:
+    door = await opening(context=4096, served_name="tiny")
     [model] = (await door.client.models.list()).data
     assert model.id == "tiny"
     assert model.object == "model"
-    assert model.model_extra == {"max_model_len": 32768}
+    assert model.model_extra == {"max_model_len": 4096}
     assert await door.client.models.retrieve("tiny") == model
 
 
@@ -33,10 +34,11 @@ async def test_health_version_and_metrics(door: Door) -> None:
     assert (head.status_code, head.content) == (200, b"")
 
 
-async def test_a_text_becomes_tokens_and_a_text_again(door: Door) -> None:
+async def test_a_text_becomes_tokens_and_a_text_again(opening: Opening) -> None:
+    door = await opening(context=4096, served_name="tiny")
     told = (await door.post("/tokenize", {"model": "tiny", "prompt": "Pages of keys"})).json()
     assert told["count"] == len(told["tokens"])
-    assert told["max_model_len"] == 32768
+    assert told["max_model_len"] == 4096
     text = (await door.post("/detokenize", {"tokens": told["tokens"]})).json()
     assert text == {"prompt": "Pages of keys"}
 
