@@ -81,6 +81,12 @@ class PodProcess:
             watch.cancel()
             return response.load  # type: ignore[no-any-return]
 
+    async def until_answering(self) -> None:
+        """Until it has brought tokens of requests that it is not done with."""
+        async with asyncio.timeout(30):
+            while not ((load := await self.load()).running and load.total_output_tokens):
+                await asyncio.sleep(0.005)
+
     async def until_idle(self) -> None:
         async with asyncio.timeout(20):
             while (load := await self.load()).held_blocks or load.running or load.waiting:

@@ -30,8 +30,7 @@ async def test_a_lost_rank_costs_no_request(pods: list[PodProcess]) -> None:
     async with gateway([pod.address for pod in pods]) as door:
         await until_serving(door, 2)
         streams = Streams(door)
-        await streams.under_way()
-        assert (await pods[0].load()).running, "it has some of them"
+        await pods[0].until_answering()
         [rank] = pods[0].ranks
         os.kill(rank, signal.SIGKILL)
         outputs = await streams.outputs()
