@@ -57,10 +57,12 @@ class Packed:
         rows = np.ascontiguousarray(rows)
         library().octavo_pack(pool(), self.linear, first, run, jump, rows.ctypes.data, source_type, len(rows))
 
-    def floats(self) -> np.ndarray:
-        out = np.empty((self.n, self.k), np.float32)
+    def floats(self, length: int | None = None) -> np.ndarray:
+        """[n, k], or [n, length] with some of what rows are padded with."""
+        out = np.empty((self.n, length or self.k), np.float32)
+        linear = Linear(self.form, self.n, out.shape[1], self.linear.data, None)
         for i, row in enumerate(out):
-            library().octavo_unpack_row(self.linear, i, row.ctypes.data)
+            library().octavo_unpack_row(linear, i, row.ctypes.data)
         return out
 
     def activations(self, x: np.ndarray) -> np.ndarray:
@@ -82,19 +84,48 @@ class Packed:
 
 
 def integers_and_scales(form: Form, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of activations: integers [rows, k], and the scale of each as float32 [rows, k]."""
+    """Of activations: integers [rows, k padded to whole groups], and the scale of each as float32, of the same shape."""
     if form == Form.INT8:
-        groups = -(-k // 64)
+        length = -(-k // 64) * 64
         # Of 16 bits without VPDPBUSD, with the second and the third of every four changed round.
-        size = 2 if rows.shape[1] >= groups * (64 * 2 + 8) else 1
-        q = rows[:, : 64 * groups * size].view(f"i{size}")
+        size = 2 if rows.shape[1] >= length * 2 + 8 else 1
+        q = rows[:, : length * size].view(f"i{size}")
         if size == 2:
             q = q.reshape(len(rows), -1, 4)[:, :, [0, 2, 1, 3]].reshape(len(rows), -1)
-        pairs = np.ascontiguousarray(rows[:, 64 * groups * size : (64 * size + 8) * groups])
-        return q[:, :k], np.repeat(pairs.view("f4")[:, ::2], 64, axis=1)[:, :k]
+        scale = np.ascontiguousarray(rows[:, length * size : length * size + 4]).view("f4")
+        return q, np.repeat(scale, length, axis=1)
     count = -(-k // 32)
     groups = np.ascontiguousarray(rows[:, : count * GROUP.itemsize]).view(GROUP)
-    return groups["q"].reshape(len(rows), -1)[:, :k], np.repeat(groups["scale"], 32, axis=1)[:, :k]
+    return groups["q"].reshape(len(rows), -1), np.repeat(groups["scale"], 32, axis=1)
+
+
+SIGNS = np.array([-1 if (i & i >> 1 ^ i >> 2 & i >> 3 ^ i >> 4 & i >> 5) & 1 else 1 for i in range(64)])
+"""What elements are multiplied by before Walsh and Hadamard's sums."""
+
+
+def sums(x: np.ndarray) -> np.ndarray:
+    """Walsh and Hadamard's, of every 64 numbers of a row, in the kernels' order."""
+    for distance in (16, 32, 1, 2, 4, 8):
+        pairs = x.reshape(len(x), -1, 2, distance)
+        x = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], axis=2).reshape(x.shape)
+    return x
+
+
+def transformed(x: np.ndarray) -> np.ndarray:
+    """Rows as INT8 rounds them, padded with zeros."""
+    x = np.pad(x, ((0, 0), (0, -x.shape[1] % 64)))
+    return sums(x * np.resize(SIGNS, x.shape[1]).astype(x.dtype))
+
+
+def transformed_back(x: np.ndarray) -> np.ndarray:
+    return sums(x) * np.resize(SIGNS, x.shape[1]) / 64
+
+
+def stored(form: Form, rows: np.ndarray, k: int) -> np.ndarray:
+    """The numbers that activations stand for, [rows, k padded to whole groups]: not quite 0 where INT8 is padded."""
+    q, scale = integers_and_scales(form, rows, k)
+    values = q * scale.astype(float)
+    return transformed_back(values) if form == Form.INT8 else values
 
 
 def normal(*shape: int, seed: int = 0) -> np.ndarray:
@@ -111,12 +142,14 @@ def test_activations_are_rounded_to_the_nearest_of_255_steps(form: Form, k: int)
     x = normal(3, k) * np.float32([[1], [1e-3], [0]])
     q, scale = integers_and_scales(form, Packed(form, 32, k).activations(x), k)
 
-    length = 64 if form == Form.INT8 else 32
+    if form == Form.INT8:
+        x = transformed(x)
+    length = x.shape[1] if form == Form.INT8 else 32
     for i in range(0, k, length):
         group = x[:, i : i + length]
         most = np.abs(group).max(axis=1, keepdims=True)
         inverse = np.divide(np.float32(127), most, out=np.zeros_like(most), where=most > 0)
-        np.testing.assert_array_equal(q[:, i : i + length], np.rint(group * inverse))
+        np.testing.assert_array_equal(q[:, i : i + group.shape[1]], np.rint(group * inverse))
         np.testing.assert_allclose(scale[:, i : i + 1], most / 127, rtol=1e-6)
 
 
@@ -129,9 +162,8 @@ def test_product_is_that_of_the_stored_numbers(form: Form, rows: int, k: int) ->
 
     out = packed.product(x, np.empty((rows, 96), np.float32))
 
-    q, scale = integers_and_scales(form, packed.activations(x), k)
-    stored = q.astype(float) * scale
-    expected = stored @ packed.floats().T.astype(float)
+    numbers = stored(form, packed.activations(x), k)
+    expected = numbers @ packed.floats(numbers.shape[1]).T.astype(float)
     np.testing.assert_allclose(out[:, :80], expected, atol=2e-6 * k, rtol=1e-5)
     assert not out[:, 80:].any()
 

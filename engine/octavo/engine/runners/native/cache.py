@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("octavo")
 
-VERSION = 2
+VERSION = 3
 """Of the layout of packed weights: to be raised whenever kernels or layout change."""
 SPARE = 1.2
 """A file system must have room for this many times the weights, so that the cache never fills it."""

@@ -189,7 +189,7 @@ struct Attend {
     void take_query(int row, const typename Blocks::QueryKind::Row* query) {
         Query* to = queries + size_t(row) * a.head_dim;
         if constexpr (Blocks::ARE_BYTES) {
-            const auto rounded = Blocks::to_bytes(query, a.head_dim, to);
+            const Rounded rounded = round_to_bytes(query, a.head_dim, to);
             query_scales[row] = {rounded.scale * a.scale, -Blocks::ZERO * rounded.total};
         } else {
             memcpy(to, query, a.head_dim * sizeof(Query));

@@ -7,6 +7,7 @@
 
 #include "accumulate.h"
 #include "kernels.h"
+#include "quantize.h"
 #include "vec.h"
 
 namespace OCTAVO_ISA {
@@ -64,36 +65,16 @@ struct ByteBlocks {
         return reinterpret_cast<const float*>(head + 2 * BLOCK * dim);
     }
 
-    // A row's integers, as their scale and their sum.
-    struct Rounded {
-        float scale;
-        int total;
-    };
-    template <class Row>
-    static Rounded to_bytes(const float* from, int dim, Row* to) {
-        f32x16 most = {};
-        for (int d = 0; d < dim; d += 16) most = max(absolute(load(from + d)), most);
-        const float magnitude = largest(most);
-        const f32x16 inverse = splat(magnitude > 0 ? 127 / magnitude : 0);
-        i32x16 total = {};
-        for (int d = 0; d < dim; d += 16) {
-            const i32x16 q = to_nearest(load(from + d) * inverse);
-            put(to + d, q);
-            total += q;
-        }
-        return {magnitude / 127, sum(total)};
-    }
-
     static void put_key(char* head, int dim, int slot, const float* key) {
         alignas(64) int8_t bytes[octavo::MAX_HEAD_DIM];
-        scales(head, dim)[slot] = to_bytes(key, dim, bytes).scale;
+        scales(head, dim)[slot] = round_to_bytes(key, dim, bytes).scale;
         for (int d = 0; d < dim; d++) bytes[d] ^= ZERO;
         for (int d = 0; d < dim; d += P) memcpy(head + d * BLOCK + slot * P, bytes + d, P);
     }
 
     static void put_value(char* head, int dim, int slot, const float* value) {
         alignas(64) int8_t bytes[octavo::MAX_HEAD_DIM];
-        scales(head, dim)[BLOCK + slot] = to_bytes(value, dim, bytes).scale;
+        scales(head, dim)[BLOCK + slot] = round_to_bytes(value, dim, bytes).scale;
         char* to = head + (BLOCK + slot / P * P) * dim + slot % P;
         for (int d = 0; d < dim; d++) to[d * P] = bytes[d];
     }

@@ -35,7 +35,7 @@ enum Form : int32_t {
     F32 = 0,   // float32 weights and activations
     BF16 = 1,  // bfloat16 weights, and activations, which are float32 where there are no instructions for them
     // Quantised: fewer bits for a weight, bytes for activations. See `quantized_layout.h`.
-    INT8 = 2,              // 8 bits, a scale for every 64 weights of a row
+    INT8 = 2,              // 8 bits of what is left after a transform, a scale for a row
     GROUP4 = 3,            // 4 bits, a scale and a minimum for every 32
     GROUP4_CENTRED = 4,    // 4 bits, a scale for every 32
     GROUP5 = 5,            // 5 bits, a scale and a minimum for every 32
@@ -153,7 +153,7 @@ struct Kernels {
     // Computes the parts [first, last) of `Product::parts`.
     void (*product[NUM_FORMS])(const Product& product, int first, int last, Ahead& ahead);
     size_t (*activation_bytes)(Form form, int k);  // from one row to the next
-    void (*to_activations)(const float* x, int n, Form form, void* out);
+    void (*to_activations)(const float* x, int n, Form form, float* scratch, void* out);
     void (*rms_norm)(const float* x, const float* weight, float eps, int n, Form form, float* scratch, void* out);
     // By the type of the pools.
     size_t (*pool_bytes[NUM_POOL_TYPES])(int head_dim);  // of one head's keys and values in a block

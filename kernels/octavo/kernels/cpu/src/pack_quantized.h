@@ -14,7 +14,7 @@ using octavo::QuantizedRow;
 // What one row needs on its way; k is padded with zero weights to whole groups.
 class PackingRow {
   public:
-    explicit PackingRow(int k) : padded(octavo::whole(k, octavo::INT8_GROUP)) {
+    explicit PackingRow(int k) : padded(octavo::int8_length(k)) {
         floats = new float[3 * padded]();
         row = {new uint8_t[padded](), floats + padded, floats + 2 * padded};
     }
@@ -102,16 +102,16 @@ static void place_row(GroupShape shape, const QuantizedRow& row, int groups, int
     }
 }
 
-static void pack_int8_row(const PackingRow& scratch, int column, char* panel) {
-    constexpr int VECTORS = octavo::INT8_GROUP / 16, QUADS = octavo::INT8_GROUP / 4;
-    for (int i = 0; i < scratch.padded; i += octavo::INT8_GROUP, panel += octavo::INT8_BLOCK_BYTES) {
-        Weights<VECTORS> x;
-        memcpy(x, scratch.floats + i, sizeof x);
-        uint8_t q[octavo::INT8_GROUP];
-        const uint16_t scale = to_half(fit_centred<VECTORS>(x, 8, q));
-        for (int quad = 0; quad < QUADS; quad++) memcpy(panel + (quad * PANEL + column) * 4, q + 4 * quad, 4);
-        memcpy(panel + octavo::INT8_SCALES_AT + 2 * column, &scale, sizeof scale);
-    }
+static void pack_int8_row(PackingRow& scratch, int k, int column, char* panel) {
+    const int length = octavo::int8_length(k);
+    float* x = scratch.floats;
+    uint8_t* q = scratch.row.q;
+    transform_row(x, k, x);
+    for (int i = 0; i < length; i++) x[i] /= HADAMARD;
+    const Rounded row = round_to_bytes(x, length, reinterpret_cast<int8_t*>(q));
+    for (int i = 0; i < length; i++) q[i] ^= octavo::INT8_ZERO;
+    for (int i = 0; i < length; i += 4) memcpy(panel + (i / 4 * PANEL + column) * 4, q + i, 4);
+    memcpy(panel + octavo::int8_scales_at(k) + 4 * column, &row.scale, sizeof row.scale);
 }
 
 // A type of GGUF whose own form this is keeps its integers; all else is rounded anew.
@@ -131,7 +131,7 @@ static void pack_rows(const octavo::Packing& p, int first, int last) {
         else
             read_floats(p.type, source, k, scratch);
         if (form == octavo::INT8) {
-            pack_int8_row(scratch, column, panel);
+            pack_int8_row(scratch, k, column, panel);
             continue;
         }
         if (!as_it_is) shape.length == 16 ? fit_row<1>(shape, scratch) : fit_row<2>(shape, scratch);

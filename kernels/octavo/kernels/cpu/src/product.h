@@ -74,36 +74,77 @@ INLINE Place place(const Product& p, int row, int panel) {
     return {static_cast<char*>(p.out) + (row * p.out_stride + panel * width) * size, p.out_stride * size};
 }
 
-// Puts one row of a tile where it belongs.
-INLINE void finish(const Product& p, char* to, int panel, f32x16 left, f32x16 right) {
-    if (const float* bias = p.linear->bias)
-        left += load(bias + size_t(panel) * PANEL), right += load(bias + size_t(panel) * PANEL + 16);
-    if (p.finish == octavo::GATE) {
-        f32x16 gated = activate(left, p.activation) * right;
-        if (p.out_is_bf16)
-            Pair::put(reinterpret_cast<Pair::Row*>(to), gated);
-        else
-            store(reinterpret_cast<float*>(to), gated);
-        return;
+// Puts a tile where it belongs.
+template <int R>
+INLINE void finish(const Product& p, Place out, int panel, Tile<R>& result) {
+    if (const float* bias = p.linear->bias) {
+        const f32x16 left = load(bias + size_t(panel) * PANEL), right = load(bias + size_t(panel) * PANEL + 16);
+#pragma GCC unroll 12
+        for (int r = 0; r < R; r++) result[r][0] += left, result[r][1] += right;
     }
-    float* out = reinterpret_cast<float*>(to);
-    if (p.finish == octavo::ADD) left += load(out), right += load(out + 16);
-    store(out, left), store(out + 16, right);
+    const auto row = [&](int r) { return reinterpret_cast<float*>(out.first + r * out.row_bytes); };
+    if (p.finish == octavo::STORE) {
+#pragma GCC unroll 12
+        for (int r = 0; r < R; r++) store(row(r), result[r][0]), store(row(r) + 16, result[r][1]);
+    } else if (p.finish == octavo::ADD) {
+#pragma GCC unroll 12
+        for (int r = 0; r < R; r++) {
+            store(row(r), load(row(r)) + result[r][0]);
+            store(row(r) + 16, load(row(r) + 16) + result[r][1]);
+        }
+    } else {
+        // A loop over rows, for which they go through memory: only here.
+        Tile<R> rows;
+#pragma GCC unroll 12
+        for (int r = 0; r < R; r++) rows[r][0] = result[r][0], rows[r][1] = result[r][1];
+#pragma GCC unroll 1
+        for (int r = 0; r < R; r++) {
+            const f32x16 gated = activate(rows[r][0], p.activation) * rows[r][1];
+            if (p.out_is_bf16)
+                Pair::put(reinterpret_cast<Pair::Row*>(row(r)), gated);
+            else
+                store(row(r), gated);
+        }
+    }
 }
 
-// A panel of float32 is [k][32], one of bfloat16 [k / 2][32][2].
+// A panel as [k / p][32][p]: float32 with p = 1, bfloat16 with 2, bytes with 4.
 template <class Kind>
-struct PlainForm {
+struct WholePanels {
     // With AVX-512 8 rows are faster than the 12 that there are registers for, however many there are.
     static constexpr int MOST_ROWS = std::min(TILE_ROWS, 8);
     static constexpr int tile_rows(int) { return MOST_ROWS; }
     // Without AVX-512, a single row's next weights are fetched by the processor itself, and where rows are many, a fetch
     // for each tile would push weights out of the cache that are in use.
     static constexpr bool fetches(int rows, int tile) { return HAS_TIME_TO_FETCH || (rows > 1 && tile < 2); }
-
-    static constexpr size_t panel_bytes(int k) { return size_t(k) * PANEL * sizeof(typename Kind::Column); }
     // How many of several tiles fetch the next panel, an equal part each.
     static constexpr int TILES_OF_NEXT = 2;
+
+    // Adds up a tile, or as many of its vectors of columns as there are registers for. ahead: two lines to fetch from.
+    template <int R, int V>
+    INLINE void sum_panel(
+        typename Kind::Sum (&acc)[R][V], const char* a, size_t stride, const char* panel, int k, const char* ahead, bool alone,
+        int v) {
+        const char* columns[V];
+        for (int c = 0; c < V; c++) columns[c] = panel + 64 * (v + c);
+        const char* lines[2] = {ahead + 64 * v, ahead + 64};
+        const auto sum = [&](auto fetched, auto soon) {
+            accumulate<Kind, R, V, fetched.value, soon.value>(
+                acc, a, stride, columns, 4 * PANEL, k / Kind::PER_STEP, lines, soon.value ? 128 : 64);
+        };
+        if (!HAS_TIME_TO_FETCH && !ahead)
+            sum(Constant<0>(), Constant<true>());
+        else if (alone || !HAS_TIME_TO_FETCH)
+            // Used as fast as memory gives it: both lines of every step are fetched.
+            sum(Constant<V>(), Constant<true>());
+        else
+            sum(Constant<1>(), Constant<false>());
+    }
+};
+
+template <class Kind>
+struct PlainForm : WholePanels<Kind> {
+    static constexpr size_t panel_bytes(int k) { return size_t(k) * PANEL * sizeof(typename Kind::Column); }
 
     template <int R>
     INLINE void tile(
@@ -111,20 +152,8 @@ struct PlainForm {
         constexpr int V = VECTORS<R>;
         for (int v = 0; v < 2; v += V) {
             f32x16 acc[R][V] = {};
-            const char* columns[V];
-            for (int c = 0; c < V; c++) columns[c] = panel + 64 * (v + c);
-            const char* lines[2] = {ahead + 64 * v, ahead + 64};
-            const auto sum = [&](auto fetched, auto soon) {
-                accumulate<Kind, R, V, fetched.value, soon.value>(
-                    acc, a, stride, columns, 4 * PANEL, k / Kind::PER_STEP, lines, soon.value ? 128 : 64);
-            };
-            if (!HAS_TIME_TO_FETCH && !ahead)
-                sum(Constant<0>(), Constant<true>());
-            else if (alone || !HAS_TIME_TO_FETCH)
-                // Used as fast as memory gives it: both lines of every step are fetched.
-                sum(Constant<V>(), Constant<true>());
-            else
-                sum(Constant<1>(), Constant<false>());
+            WholePanels<Kind>::sum_panel(acc, a, stride, panel, k, ahead, alone, v);
+#pragma GCC unroll 12
             for (int r = 0; r < R; r++)
                 for (int c = 0; c < V; c++) result[r][v + c] = acc[r][c];
         }
@@ -151,7 +180,7 @@ __attribute__((noinline)) void compute(
     if (HAS_TIME_TO_FETCH) expect<R>(out, p.finish == octavo::GATE);
     Tile<R> result;
     Form::template tile<R>(a, p.a_stride, weights, p.linear->k, ahead, alone, result);
-    for (int r = 0; r < R; r++) finish(p, out.first + r * out.row_bytes, panel, result[r][0], result[r][1]);
+    finish<R>(p, out, panel, result);
 }
 
 // Computes the parts [first, last): of `Product::parts`, all panels of the first block of rows, then of the next.

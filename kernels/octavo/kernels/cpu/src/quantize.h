@@ -5,6 +5,7 @@
 #include <algorithm>
 
 #include "accumulate.h"
+#include "hadamard.h"
 #include "quantized_layout.h"
 #include "vec.h"
 
@@ -14,27 +15,44 @@ INLINE f32x16 load_of(const float* x, int at, int k) {
     return at + 16 <= k ? load(x + at) : load_part(x + at, std::max(k - at, 0));
 }
 
-INLINE void quantize_int8(const float* x, int k, char* to) {
-    constexpr int VECTORS = octavo::INT8_GROUP / 16;
-    const int groups = octavo::int8_groups(k);
-    auto* out = reinterpret_cast<UnsignedColumns::Row*>(to);
-    auto* group = reinterpret_cast<octavo::Int8Group*>(out + groups * octavo::INT8_GROUP);
-    for (int g = 0; g < groups; g++, group++) {
-        f32x16 values[VECTORS], most = {};
-        for (int i = 0; i < VECTORS; i++) {
-            values[i] = load_of(x, g * octavo::INT8_GROUP + 16 * i, k);
-            most = max(absolute(values[i]), most);
-        }
-        const float magnitude = largest(most);
-        const f32x16 inverse = splat(magnitude > 0 ? 127 / magnitude : 0);
-        i32x16 total = {};
-        for (int i = 0; i < VECTORS; i++, out += 16) {
-            const i32x16 q = to_nearest(values[i] * inverse);
-            put(out, q);
-            total += q;
-        }
-        *group = {magnitude / 127, -octavo::INT8_ZERO * sum(total)};
+// A row's integers, as their scale and their sum.
+struct Rounded {
+    float scale;
+    int total;
+};
+template <class Row>
+INLINE Rounded round_to_bytes(const float* x, int n, Row* to) {
+    f32x16 most = {};
+    for (int i = 0; i < n; i += 16) most = max(absolute(load(x + i)), most);
+    const float magnitude = largest(most);
+    const f32x16 inverse = splat(magnitude > 0 ? 127 / magnitude : 0);
+    i32x16 total = {};
+    for (int i = 0; i < n; i += 16) {
+        const i32x16 q = to_nearest(load(x + i) * inverse);
+        put(to + i, q);
+        total += q;
     }
+    return {magnitude / 127, sum(total)};
+}
+
+// Of k numbers and zeros after them; to: [int8_length(k)], which may be x.
+INLINE void transform_row(const float* x, int k, float* to) {
+    constexpr int VECTORS = HADAMARD / 16;
+    for (int i = 0; i < k; i += HADAMARD) {
+        f32x16 values[VECTORS];
+        for (int v = 0; v < VECTORS; v++) values[v] = load_of(x, i + 16 * v, k);
+        hadamard(values);
+        for (int v = 0; v < VECTORS; v++) store(to + i + 16 * v, values[v]);
+    }
+}
+
+// scratch: [int8_length(k)], may be x.
+INLINE void quantize_int8(const float* x, int k, float* scratch, char* to) {
+    const int length = octavo::int8_length(k);
+    auto* out = reinterpret_cast<UnsignedColumns::Row*>(to);
+    transform_row(x, k, scratch);
+    const Rounded row = round_to_bytes(scratch, length, out);
+    *reinterpret_cast<octavo::Int8Row*>(out + length) = {row.scale, -octavo::INT8_ZERO * row.total};
 }
 
 INLINE void quantize_groups(const float* x, int k, char* out) {

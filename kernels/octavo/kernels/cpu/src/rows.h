@@ -17,17 +17,16 @@ inline size_t activation_bytes(octavo::Form form, int k) {
             return octavo::whole(k * sizeof(float), 64);
         case octavo::BF16:
             return octavo::whole(k * sizeof(Pair::Row), 64);
-        case octavo::INT8: {
-            const size_t bytes = octavo::INT8_GROUP * sizeof(UnsignedColumns::Row) + sizeof(octavo::Int8Group);
-            return octavo::whole(octavo::int8_groups(k) * bytes, 64);
-        }
+        case octavo::INT8:
+            return octavo::whole(octavo::int8_length(k) * sizeof(UnsignedColumns::Row) + sizeof(octavo::Int8Row), 64);
         default:
             return octavo::whole(octavo::groups_of(k) * sizeof(octavo::ActivationGroup), 64);
     }
 }
 
-// A row of floats as the activations of a product with weights of `form`; n is a multiple of 16.
-inline void to_activations(const float* x, int n, octavo::Form form, void* out) {
+// A row of floats as the activations of a product with weights of `form`; n is a multiple of 16. scratch: n floats and
+// room for whole HADAMARDs; may be x.
+inline void to_activations(const float* x, int n, octavo::Form form, float* scratch, void* out) {
     switch (form) {
         case octavo::BF16:
             for (int i = 0; i < n; i += 16) Pair::put(static_cast<Pair::Row*>(out) + i, load(x + i));
@@ -36,21 +35,21 @@ inline void to_activations(const float* x, int n, octavo::Form form, void* out) 
             memcpy(out, x, n * sizeof(float));
             break;
         case octavo::INT8:
-            quantize_int8(x, n, static_cast<char*>(out));
+            quantize_int8(x, n, scratch, static_cast<char*>(out));
             break;
         default:
             quantize_groups(x, n, static_cast<char*>(out));
     }
 }
 
-// x / √(mean(x²) + eps) · weight (Zhang and Sennrich, 2019), as activations. scratch: [n].
+// x / √(mean(x²) + eps) · weight (Zhang and Sennrich, 2019), as activations. scratch: as above.
 inline void rms_norm(
     const float* x, const float* weight, float eps, int n, octavo::Form form, float* scratch, void* out) {
     f32x16 squares = {};
     for (int i = 0; i < n; i += 16) squares = fma(load(x + i), load(x + i), squares);
     const f32x16 factor = splat(1 / std::sqrt(sum(squares) / n + eps));
     for (int i = 0; i < n; i += 16) store(scratch + i, load(x + i) * factor * load(weight + i));
-    to_activations(scratch, n, form, out);
+    to_activations(scratch, n, form, scratch, out);
 }
 
 }  // namespace OCTAVO_ISA

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <cstring>
 
 #include "gguf_blocks.h"
 #include "quantized_layout.h"
@@ -31,6 +32,17 @@ void unpack_groups(GroupShape shape, const char* panel, int column, int k, float
     }
 }
 
+// Takes `hadamard` back, but for a factor of HADAMARD.
+void transform_back(float (&x)[HADAMARD]) {
+    for (int distance = 1; distance < HADAMARD; distance *= 2)
+        for (int i = 0; i < HADAMARD; i++)
+            if (!(i & distance)) {
+                const float one = x[i], other = x[i + distance];
+                x[i] = one + other, x[i + distance] = one - other;
+            }
+    for (int i = 0; i < HADAMARD; i++) x[i] *= hadamard_sign(i);
+}
+
 }  // namespace
 
 void unpack_quantized_row(const Linear& linear, int row, float* out) {
@@ -38,11 +50,17 @@ void unpack_quantized_row(const Linear& linear, int row, float* out) {
     const char* data = static_cast<const char*>(linear.data);
     const size_t panel = row / PANEL;
     if (linear.form == INT8) {
-        const char* blocks = data + panel * int8_groups(k) * INT8_BLOCK_BYTES;
-        for (int first = 0; first < k; first += INT8_GROUP, blocks += INT8_BLOCK_BYTES) {
-            const float scale = half_at(blocks, INT8_SCALES_AT + 2 * column);
-            for (int i = 0; i < std::min(INT8_GROUP, k - first); i++)
-                out[first + i] = scale * (uint8_t(blocks[(i / 4 * PANEL + column) * 4 + i % 4]) - INT8_ZERO);
+        const char* quads = data + panel * int8_panel_bytes(k);
+        float scale;
+        memcpy(&scale, quads + int8_scales_at(k) + 4 * column, sizeof scale);
+        for (int first = 0; first < k; first += HADAMARD) {
+            float block[HADAMARD];
+            for (int i = 0; i < HADAMARD; i++) {
+                const int at = first + i;
+                block[i] = scale * (uint8_t(quads[(at / 4 * PANEL + column) * 4 + at % 4]) - INT8_ZERO);
+            }
+            transform_back(block);
+            std::copy_n(block, std::min(HADAMARD, k - first), out + first);
         }
     } else {
         const GroupShape shape = shape_of(linear.form);
