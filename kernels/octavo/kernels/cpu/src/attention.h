@@ -6,6 +6,7 @@
 // position alone: not on the rows beside it, nor on who computes which chunk, nor on how the prompt came in pieces.
 #pragma once
 
+#include <algorithm>
 #include <cmath>
 
 #include "accumulate.h"
@@ -34,19 +35,26 @@ struct RowState {
 
 INLINE float exp(float x) { return exp(splat(x))[0]; }
 
-INLINE void merge(RowState& state, float greatest, float sum, const float* out, int head_dim) {
+// How far the lesser of a row's greatest scores, before and in a chunk, is below the other.
+INLINE float distance(const RowState& state, float greatest) {
+    return state.greatest < greatest ? state.greatest - greatest : greatest - state.greatest;
+}
+
+// part: exp of that distance. out(d): 16 of the chunk's weighted values.
+template <class Out>
+INLINE void merge(RowState& state, float greatest, float sum, float part, int head_dim, const Out& out) {
     if (sum == 0) return;
     if (state.sum == 0) {
         state.greatest = greatest, state.sum = sum;
-        memcpy(state.out, out, head_dim * sizeof(float));
+        for (int d = 0; d < head_dim; d += 16) store(state.out + d, out(d));
         return;
     }
-    const float both = state.greatest > greatest ? state.greatest : greatest;
-    const float before = exp(state.greatest - both), now = exp(greatest - both);
-    state.greatest = both;
+    const bool is_greater = state.greatest < greatest;
+    const float before = is_greater ? part : 1, now = is_greater ? 1 : part;
+    if (is_greater) state.greatest = greatest;
     state.sum = state.sum * before + sum * now;
     for (int d = 0; d < head_dim; d += 16)
-        store(state.out + d, fma(load(state.out + d), splat(before), load(out + d) * splat(now)));
+        store(state.out + d, fma(load(state.out + d), splat(before), out(d) * splat(now)));
 }
 
 // out of a token's head, in the form of the product that follows.
@@ -68,23 +76,17 @@ INLINE float* partial(const Attention& a, int token, int chunk, int head) {
     return a.partials + (size_t(a.first_partial[token] + chunk) * a.num_heads + head) * (a.head_dim + 16);
 }
 
-// What a row's sums are multiplied by to become scores, and what they begin with: of bytes, what counting keys from
-// ByteBlocks::ZERO adds.
-struct QueryScale {
-    float factor;
-    int32_t start;
-};
-
 INLINE void begin(f32x16& acc, const QueryScale&) { acc = f32x16{}; }
 INLINE void begin(i32x16& acc, const QueryScale& scale) { acc = splat(scale.start); }
 INLINE f32x16 as_float(f32x16 v) { return v; }
 INLINE f32x16 as_float(i32x16 v) { return to_float(v); }
 
-// Scores of R rows against two blocks, R · 32, each the sum over the head's elements from the first on.
+// Scores of R rows against two blocks, R · 32, each the sum over the head's elements from the first on. key_scales: [32],
+// of blocks of bytes.
 template <class Kind, int R>
 __attribute__((noinline)) void score_blocks(
-    const char* rows, size_t row_stride, const QueryScale* scales, const char* left, const char* right,
-    const char* const* next, int head_dim, float* scores) {
+    const char* rows, size_t row_stride, const QueryScale* scales, const float* key_scales, const char* left,
+    const char* right, const char* const* next, int head_dim, float* scores) {
     const char* blocks[2] = {left, right};
     for (int first = 0; first < 2; first += TILE_VECTORS) {
         typename Kind::Sum acc[R][TILE_VECTORS];
@@ -98,8 +100,11 @@ __attribute__((noinline)) void score_blocks(
             acc, rows, row_stride, columns, 64, head_dim / Kind::PER_STEP, next, 128);
 #pragma GCC unroll 12
         for (int r = 0; r < R; r++)
-            for (int v = 0; v < TILE_VECTORS; v++)
-                store(scores + r * CHUNK + (first + v) * 16, as_float(acc[r][v]) * splat(scales[r].factor));
+            for (int v = 0; v < TILE_VECTORS; v++) {
+                f32x16 score = as_float(acc[r][v]) * splat(scales[r].factor);
+                if constexpr (std::is_same_v<typename Kind::Sum, i32x16>) score *= load(key_scales + (first + v) * 16);
+                store(scores + r * CHUNK + (first + v) * 16, score);
+            }
     }
 }
 
@@ -142,8 +147,9 @@ struct Attend {
     alignas(64) float outs[MAX_TASK_ROWS * octavo::MAX_HEAD_DIM];
     QueryScale query_scales[MAX_TASK_ROWS];
     RowState states[MAX_TASK_ROWS];
-    // Of blocks of bytes, a chunk's scales, and of a row its weights'.
+    // Of blocks of bytes: a chunk's scales; the largest of its values' in all blocks before one; a row's weights' scale.
     alignas(64) float key_scales[CHUNK], value_scales[CHUNK];
+    float largest_before[CHUNK / BLOCK + 1] = {};
     float weight_scales[TILE_ROWS];
 
     // A head's keys and values in as many blocks as a chunk has, to be fetched while a chunk is computed.
@@ -162,8 +168,7 @@ struct Attend {
 
     void run() {
         for (int row = 0; row < num_rows; row++) {
-            const size_t at = token(row) * a.query_stride + head(row) * a.head_dim;
-            take_query(row, static_cast<const typename Blocks::QueryKind::Row*>(a.queries) + at);
+            take_query(row);
             states[row] = {MINUS_INFINITY, 0, outs + size_t(row) * a.head_dim};
         }
         for (int chunk = task.first_chunk; chunk < task.last_chunk; chunk++) {
@@ -177,6 +182,7 @@ struct Attend {
                     const float* scales = Blocks::scales(keys[b], a.head_dim);
                     memcpy(key_scales + b * BLOCK, scales, BLOCK * sizeof(float));
                     memcpy(value_scales + b * BLOCK, scales + BLOCK, BLOCK * sizeof(float));
+                    largest_before[b + 1] = std::max(largest_before[b], largest(load(scales + BLOCK)));
                 }
             }
             look_ahead(chunk);
@@ -186,15 +192,11 @@ struct Attend {
         for (int row = 0; row < num_rows; row++) finish(row);
     }
 
-    void take_query(int row, const typename Blocks::QueryKind::Row* query) {
-        Query* to = queries + size_t(row) * a.head_dim;
-        if constexpr (Blocks::ARE_BYTES) {
-            const Rounded rounded = round_to_bytes(query, a.head_dim, to);
-            query_scales[row] = {rounded.scale * a.scale, -Blocks::ZERO * rounded.total};
-        } else {
-            memcpy(to, query, a.head_dim * sizeof(Query));
-            query_scales[row] = {a.scale, 0};
-        }
+    void take_query(int row) {
+        const char* query = a.query_of(token(row), head(row), Blocks::query_bytes(a.head_dim));
+        memcpy(queries + size_t(row) * a.head_dim, query, a.head_dim * sizeof(Query));
+        query_scales[row] = Blocks::query_scale(query, a.head_dim);
+        query_scales[row].factor *= a.scale;
     }
 
     void look_ahead(int chunk) {
@@ -241,12 +243,17 @@ struct Attend {
             const char* next[4] = {ahead[b], ahead[b] + 64, ahead[b + 1], ahead[b + 1] + 64};
             with_constant<TILE_ROWS>(rows, [&](auto n) {
                 score_blocks<KeyKind, n.value>(
-                    tile_queries, a.head_dim * sizeof(Query), query_scales + top, keys[b],
+                    tile_queries, a.head_dim * sizeof(Query), query_scales + top, key_scales + b * BLOCK, keys[b],
                     keys[std::min(b + 1, num_blocks - 1)], next, a.head_dim, &scores[0][b * BLOCK]);
             });
         }
         float greatest[TILE_ROWS], sum[TILE_ROWS];
-        for (int r = 0; r < rows; r++) weigh(r, from[r], to[r], first, last, greatest[r], sum[r]);
+        alignas(64) float parts[16] = {};
+        for (int r = 0; r < rows; r++) {
+            weigh(r, from[r], to[r], first, last, greatest[r], sum[r]);
+            parts[r] = distance(states[top + r], greatest[r]);
+        }
+        store(parts, exp(load(parts)));
         const int weight_rows = rows * WEIGHT_ROWS;
         for (int r = 0; r < weight_rows; r += SUM_ROWS)
             for (int d = 0; d < a.head_dim; d += 16 * SUM_VECTORS) {
@@ -261,69 +268,69 @@ struct Attend {
                 });
             }
         for (int r = 0; r < rows; r++) {
-            float* of_row = sums + r * WEIGHT_ROWS * a.head_dim;
-            if constexpr (Blocks::ARE_BYTES) {
-                const float* low = of_row + a.head_dim;
-                for (int d = 0; d < a.head_dim; d += 16) {
-                    i32x16 all = load_as<i32x16>(of_row + d);
-                    if (WEIGHT_ROWS == 2) all = (all << 8) + load_as<i32x16>(low + d);
-                    store(of_row + d, to_float(all) * splat(weight_scales[r]));
-                }
-            }
-            merge(states[top + r], greatest[r], sum[r], of_row, a.head_dim);
+            const float* of_row = sums + r * WEIGHT_ROWS * a.head_dim;
+            merge(states[top + r], greatest[r], sum[r], parts[r], a.head_dim, [&](int d) {
+                if constexpr (!Blocks::ARE_BYTES) return load(of_row + d);
+                i32x16 all = load_as<i32x16>(of_row + d);
+                if constexpr (WEIGHT_ROWS == 2) all = (all << 8) + load_as<i32x16>(of_row + a.head_dim + d);
+                return to_float(all) * splat(weight_scales[r]);
+            });
         }
     }
 
     // Turns a row's scores into weights, 0 where it does not see.
     void weigh(int r, int from, int to, int first, int last, float& greatest, float& sum) {
-        alignas(64) static constexpr float RAMP[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
-        const f32x16 ramp = load(RAMP);
         f32x16 most = splat(MINUS_INFINITY), total = {};
         for (int b = first; b < last; b++) {
             f32x16 s = load(scores[r] + b * BLOCK);
-            if (Blocks::ARE_BYTES) {
-                s *= load(key_scales + b * BLOCK);
-                store(scores[r] + b * BLOCK, s);
-            }
             if (from > b * BLOCK || to < (b + 1) * BLOCK) {
-                f32x16 at = ramp + splat(float(b * BLOCK));
-                s = select((at >= splat(float(from))) & (at < splat(float(to))), s, splat(MINUS_INFINITY));
+                s = select(is_within(b, from, to), s, splat(MINUS_INFINITY));
                 store(scores[r] + b * BLOCK, s);
             }
             most = max(most, s);
         }
         greatest = largest(most);
         const f32x16 base = splat(greatest == MINUS_INFINITY ? 0.f : greatest);
-        f32x16 heaviest = {};
+        f32x16 levels;
+        if constexpr (Blocks::ARE_BYTES) levels = splat(weight_levels(r, to));
         for (int b = first; b < last; b++) {
-            f32x16 w = exp(load(scores[r] + b * BLOCK) - base);
+            const f32x16 w = exp(load(scores[r] + b * BLOCK) - base);
             total += w;
-            if constexpr (Blocks::ARE_BYTES) {
-                w *= load(value_scales + b * BLOCK);
-                heaviest = max(w, heaviest);
-                store(scores[r] + b * BLOCK, w);
-            } else {
+            if constexpr (Blocks::ARE_BYTES)
+                put_weights(r, b, to_nearest(w * load(value_scales + b * BLOCK) * levels));
+            else
                 ValueKind::put(weights[r] + b * BLOCK, w);
-            }
         }
         sum = OCTAVO_ISA::sum(total);
-        if constexpr (Blocks::ARE_BYTES) put_weights(r, first, last, largest(heaviest));
     }
 
-    // A row's weights as integers. Below LEAST, whose inverse is a number still, all are nothing.
+    // Which of a block's tokens are in [from, to).
+    static i32x16 is_within(int block, int from, int to) {
+        alignas(64) static constexpr float RAMP[] = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
+        const f32x16 at = load(RAMP) + splat(float(block * BLOCK));
+        return (at >= splat(float(from))) & (at < splat(float(to)));
+    }
+
+    // How many levels a row's weights have for a unit of the values that they are multiplied with: as many as integers
+    // allow for the largest scale of values up to the row's own, and no others. Below LEAST, whose inverse is a number
+    // still, all are nothing.
     static constexpr float LEAST = 1e-30f;
-    void put_weights(int r, int first, int last, float heaviest) {
-        constexpr float LARGEST = Blocks::LARGEST_WEIGHT;
-        weight_scales[r] = heaviest / LARGEST;
-        const f32x16 inverse = splat(heaviest > LEAST ? LARGEST / heaviest : 0);
-        for (int b = first; b < last; b++) {
-            const i32x16 w = to_nearest(load(scores[r] + b * BLOCK) * inverse);
-            if constexpr (WEIGHT_ROWS == 2) {
-                put(weights[2 * r] + b * BLOCK, w >> 8);
-                put(weights[2 * r + 1] + b * BLOCK, w & 255);
-            } else {
-                put(weights[r] + b * BLOCK, w);
-            }
+    float weight_levels(int r, int to) {
+        const int whole = std::max(to, 0) / BLOCK, rest = to - whole * BLOCK;
+        float most = largest_before[whole];
+        if (rest > 0)
+            most = std::max(most, largest(select(is_within(0, 0, rest), load(value_scales + whole * BLOCK), f32x16{})));
+        weight_scales[r] = most / Blocks::LARGEST_WEIGHT;
+        return most > LEAST ? Blocks::LARGEST_WEIGHT / most : 0;
+    }
+
+    // A block's weights as integers: in two rows, of their upper and of their lower bytes, where rows are of bytes.
+    void put_weights(int r, int block, i32x16 w) {
+        if constexpr (WEIGHT_ROWS == 2) {
+            put(weights[2 * r] + block * BLOCK, w >> 8);
+            put(weights[2 * r + 1] + block * BLOCK, w & 255);
+        } else {
+            put(weights[r] + block * BLOCK, w);
         }
     }
 };
@@ -340,8 +347,8 @@ inline void combine(const Attention& a, int token) {
     for (int head = 0; head < a.num_heads; head++) {
         RowState state = {MINUS_INFINITY, 0, out};
         for (int chunk = a.first_chunk(token); chunk < a.last_chunk(token); chunk++) {
-            const float* part = partial(a, token, chunk, head);
-            merge(state, part[0], part[1], part + 16, a.head_dim);
+            const float* of = partial(a, token, chunk, head);
+            merge(state, of[0], of[1], exp(distance(state, of[0])), a.head_dim, [&](int d) { return load(of + 16 + d); });
         }
         put_output(a, token, head, state);
     }
@@ -375,10 +382,9 @@ void store_token(const Attention& a, int token) {
     alignas(64) float head[octavo::MAX_HEAD_DIM];
     const int dim = a.head_dim, slot = a.positions[token] % BLOCK, block = a.new_blocks[token];
     const float* row = a.qkv + token * a.qkv_stride;
-    auto* query = static_cast<typename Blocks::QueryKind::Row*>(a.queries) + token * a.query_stride;
-    for (int h = 0; h < a.num_heads; h++, row += dim, query += dim) {
+    for (int h = 0; h < a.num_heads; h++, row += dim) {
         turn(a, token, row, a.query_norm, head);
-        for (int d = 0; d < dim; d += 16) Blocks::QueryKind::put(query + d, load(head + d));
+        Blocks::put_query(a.query_of(token, h, Blocks::query_bytes(dim)), dim, head);
     }
     for (int h = 0; h < a.num_kv_heads; h++, row += dim) {
         turn(a, token, row, a.key_norm, head);

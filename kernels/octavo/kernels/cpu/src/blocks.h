@@ -15,11 +15,17 @@ namespace OCTAVO_ISA {
 using octavo::BLOCK;
 using octavo::CHUNK;
 
+// What a row's sums are multiplied by to become scores, and what they begin with: of bytes, what counting keys from
+// ByteBlocks::ZERO adds.
+struct QueryScale {
+    float factor;
+    int32_t start;
+};
+
 // Keys and values in the type that they are computed in.
 template <class K>
 struct PlainBlocks {
     using Kind = K;
-    using QueryKind = K;
     using KeyKind = K;
     using ValueKind = K;
     using Element = typename Kind::Column;
@@ -28,6 +34,13 @@ struct PlainBlocks {
     static constexpr bool ARE_BYTES = false;
 
     static constexpr size_t head_bytes(int dim) { return size_t(2) * BLOCK * dim * sizeof(Element); }
+
+    // A token's query head, between `store_token` and attention.
+    static constexpr size_t query_bytes(int dim) { return dim * sizeof(typename Kind::Row); }
+    static void put_query(char* to, int dim, const float* query) {
+        for (int d = 0; d < dim; d += 16) Kind::put(reinterpret_cast<typename Kind::Row*>(to) + d, load(query + d));
+    }
+    static QueryScale query_scale(const char*, int) { return {1, 0}; }
 
     static void put_key(char* head, int dim, int slot, const float* key) {
         alignas(64) Element narrow[octavo::MAX_HEAD_DIM];
@@ -48,7 +61,6 @@ struct PlainBlocks {
 // are unsigned, counted from 128. They are multiplied as bytes, exactly: with queries rounded to bytes, and with
 // weights of 16 bits, as a row of their upper and one of their lower bytes, or of 15.
 struct ByteBlocks {
-    using QueryKind = Single;  // rounded when attention takes them
     using KeyKind = UnsignedColumns;
     using ValueKind = SignedColumns;
     using Element = uint8_t;
@@ -65,16 +77,26 @@ struct ByteBlocks {
         return reinterpret_cast<const float*>(head + 2 * BLOCK * dim);
     }
 
+    static constexpr size_t query_bytes(int dim) { return dim * sizeof(KeyKind::Row) + sizeof(QueryScale); }
+    static void put_query(char* to, int dim, const float* query) {
+        const Rounded rounded = round_to_bytes(query, dim, magnitude(query, dim), reinterpret_cast<KeyKind::Row*>(to));
+        const QueryScale scale = {rounded.scale, -ZERO * rounded.total};
+        memcpy(to + dim * sizeof(KeyKind::Row), &scale, sizeof scale);
+    }
+    static QueryScale query_scale(const char* query, int dim) {
+        return load_as<QueryScale>(query + dim * sizeof(KeyKind::Row));
+    }
+
     static void put_key(char* head, int dim, int slot, const float* key) {
         alignas(64) int8_t bytes[octavo::MAX_HEAD_DIM];
-        scales(head, dim)[slot] = round_to_bytes(key, dim, bytes).scale;
+        scales(head, dim)[slot] = round_to_bytes(key, dim, magnitude(key, dim), bytes).scale;
         for (int d = 0; d < dim; d++) bytes[d] ^= ZERO;
         for (int d = 0; d < dim; d += P) memcpy(head + d * BLOCK + slot * P, bytes + d, P);
     }
 
     static void put_value(char* head, int dim, int slot, const float* value) {
         alignas(64) int8_t bytes[octavo::MAX_HEAD_DIM];
-        scales(head, dim)[BLOCK + slot] = round_to_bytes(value, dim, bytes).scale;
+        scales(head, dim)[BLOCK + slot] = round_to_bytes(value, dim, magnitude(value, dim), bytes).scale;
         char* to = head + (BLOCK + slot / P * P) * dim + slot % P;
         for (int d = 0; d < dim; d++) to[d * P] = bytes[d];
     }

@@ -302,7 +302,7 @@ bool Decoder::layer(int index, const Step& step, Worker& worker) {
     attention.positions = step.positions, attention.new_blocks = new_blocks_.data();
     attention.qkv = qkv_.get(0), attention.qkv_stride = qkv_stride;
     attention.cache = cache(index);
-    attention.queries = queries_.get(0), attention.query_stride = heads;
+    attention.queries = queries_.get(0);
     attention.out = plain ? static_cast<void*>(attended_.get(0)) : mixed_.get(0);
     attention.out_stride = plain ? activation_bytes(o_form, heads) / plain_bytes(o_form) : heads;
     attention.out_is_bf16 = o_form == BF16;

@@ -95,8 +95,7 @@ struct Attention {
     const float* qkv;                    // [num_tokens, (num_heads + 2 num_kv_heads) head_dim]
     size_t qkv_stride;
     void* cache;          // the layer's pool: of every block, of every key-value head, keys and then values
-    void* queries;        // [num_tokens, num_heads, head_dim], as the pools' type is multiplied
-    size_t query_stride;
+    void* queries;        // [num_tokens, num_heads], each head's as the pools' type is multiplied
     void* out;  // [num_tokens, num_heads, head_dim]
     size_t out_stride;
     bool out_is_bf16;
@@ -108,6 +107,11 @@ struct Attention {
         return unseen > 0 ? unseen / CHUNK : 0;
     }
     int last_chunk(int token) const { return positions[token] / CHUNK + 1; }
+
+    // bytes: of one head of a token.
+    char* query_of(int token, int head, size_t bytes) const {
+        return static_cast<char*>(queries) + (size_t(token) * num_heads + head) * bytes;
+    }
 
     // A head's keys in a block; its values follow. bytes: of both.
     char* head_of(int block, int kv_head, size_t bytes) const {

@@ -106,9 +106,9 @@ static void pack_int8_row(PackingRow& scratch, int k, int column, char* panel) {
     const int length = octavo::int8_length(k);
     float* x = scratch.floats;
     uint8_t* q = scratch.row.q;
-    transform_row(x, k, x);
+    const float most = transform_row(x, k, x);
     for (int i = 0; i < length; i++) x[i] /= HADAMARD;
-    const Rounded row = round_to_bytes(x, length, reinterpret_cast<int8_t*>(q));
+    const Rounded row = round_to_bytes(x, length, most / HADAMARD, reinterpret_cast<int8_t*>(q));
     for (int i = 0; i < length; i++) q[i] ^= octavo::INT8_ZERO;
     for (int i = 0; i < length; i += 4) memcpy(panel + (i / 4 * PANEL + column) * 4, q + i, 4);
     memcpy(panel + octavo::int8_scales_at(k) + 4 * column, &row.scale, sizeof row.scale);

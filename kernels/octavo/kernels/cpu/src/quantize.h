@@ -15,16 +15,20 @@ INLINE f32x16 load_of(const float* x, int at, int k) {
     return at + 16 <= k ? load(x + at) : load_part(x + at, std::max(k - at, 0));
 }
 
+INLINE float magnitude(const float* x, int n) {
+    f32x16 most = {};
+    for (int i = 0; i < n; i += 16) most = max(absolute(load(x + i)), most);
+    return largest(most);
+}
+
 // A row's integers, as their scale and their sum.
 struct Rounded {
     float scale;
     int total;
 };
+// magnitude: the largest of x.
 template <class Row>
-INLINE Rounded round_to_bytes(const float* x, int n, Row* to) {
-    f32x16 most = {};
-    for (int i = 0; i < n; i += 16) most = max(absolute(load(x + i)), most);
-    const float magnitude = largest(most);
+INLINE Rounded round_to_bytes(const float* x, int n, float magnitude, Row* to) {
     const f32x16 inverse = splat(magnitude > 0 ? 127 / magnitude : 0);
     i32x16 total = {};
     for (int i = 0; i < n; i += 16) {
@@ -35,23 +39,29 @@ INLINE Rounded round_to_bytes(const float* x, int n, Row* to) {
     return {magnitude / 127, sum(total)};
 }
 
-// Of k numbers and zeros after them; to: [int8_length(k)], which may be x.
-INLINE void transform_row(const float* x, int k, float* to) {
+// Of k numbers and zeros after them; to: [int8_length(k)], which may be x. Returns the largest magnitude.
+INLINE float transform_row(const float* x, int k, float* to) {
     constexpr int VECTORS = HADAMARD / 16;
+    f32x16 most[VECTORS] = {};
     for (int i = 0; i < k; i += HADAMARD) {
         f32x16 values[VECTORS];
         for (int v = 0; v < VECTORS; v++) values[v] = load_of(x, i + 16 * v, k);
         hadamard(values);
-        for (int v = 0; v < VECTORS; v++) store(to + i + 16 * v, values[v]);
+        for (int v = 0; v < VECTORS; v++) {
+            store(to + i + 16 * v, values[v]);
+            most[v] = max(absolute(values[v]), most[v]);
+        }
     }
+    for (int v = 1; v < VECTORS; v++) most[0] = max(most[v], most[0]);
+    return largest(most[0]);
 }
 
 // scratch: [int8_length(k)], may be x.
 INLINE void quantize_int8(const float* x, int k, float* scratch, char* to) {
     const int length = octavo::int8_length(k);
     auto* out = reinterpret_cast<UnsignedColumns::Row*>(to);
-    transform_row(x, k, scratch);
-    const Rounded row = round_to_bytes(scratch, length, out);
+    const float most = transform_row(x, k, scratch);
+    const Rounded row = round_to_bytes(scratch, length, most, out);
     *reinterpret_cast<octavo::Int8Row*>(out + length) = {row.scale, -octavo::INT8_ZERO * row.total};
 }
 

@@ -26,7 +26,7 @@ struct Int8Row {
 };
 
 // Of element i, by the last six bits of its number: a bent function.
-static constexpr int hadamard_sign(int i) { return (i & i >> 1) & 1 ^ (i >> 2 & i >> 3) & 1 ^ (i >> 4 & i >> 5) & 1 ? -1 : 1; }
+static constexpr int hadamard_sign(int i) { return ((i & i >> 1) ^ (i >> 2 & i >> 3) ^ (i >> 4 & i >> 5)) & 1 ? -1 : 1; }
 
 static constexpr int int8_length(int k) { return int(whole(k, HADAMARD)); }
 static constexpr size_t int8_scales_at(int k) { return size_t(int8_length(k)) * PANEL; }
