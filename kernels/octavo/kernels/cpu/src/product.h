@@ -128,17 +128,14 @@ struct WholePanels {
         const char* columns[V];
         for (int c = 0; c < V; c++) columns[c] = panel + 64 * (v + c);
         const char* lines[2] = {ahead + 64 * v, ahead + 64};
-        const auto sum = [&](auto fetched, auto soon) {
-            accumulate<Kind, R, V, fetched.value, soon.value>(
-                acc, a, stride, columns, 4 * PANEL, k / Kind::PER_STEP, lines, soon.value ? 128 : 64);
-        };
+        const int steps = k / Kind::PER_STEP;
         if (!HAS_TIME_TO_FETCH && !ahead)
-            sum(Constant<0>(), Constant<true>());
+            accumulate<Kind, R, V>(acc, a, stride, columns, 4 * PANEL, steps);
         else if (alone || !HAS_TIME_TO_FETCH)
             // Used as fast as memory gives it: both lines of every step are fetched.
-            sum(Constant<V>(), Constant<true>());
+            accumulate<Kind, R, V, V>(acc, a, stride, columns, 4 * PANEL, steps, lines, 128);
         else
-            sum(Constant<1>(), Constant<false>());
+            accumulate<Kind, R, V, 1, false>(acc, a, stride, columns, 4 * PANEL, steps, lines, 64);
     }
 };
 
