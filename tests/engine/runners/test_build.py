@@ -180,6 +180,16 @@ def test_what_the_native_runner_cannot_serve_pytorch_does(
         built(files, runner="native", **settings)
 
 
+@pytest.mark.usefixtures("with_kernels")
+def test_rows_whose_sums_of_bytes_would_overflow_are_pytorchs(
+    files: ModelFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "MAX_INT8_LENGTH", 100)
+    assert name(built(files)) == "NativeRunner"
+    with pytest.raises(ConfigError, match=r"^runner: native cannot serve .*weights, of up to 128, are too long"):
+        built(files, runner="native", quantization="int8")
+
+
 def test_without_compiled_kernels_pytorch_serves(
     files: ModelFiles, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 
 MAX_HEAD_DIM = 256
 MAX_GROUP = 96
+MAX_INT8_LENGTH = 1 << 17
+"""Of a row of weights: sums of as many products of bytes fit in 32 bits."""
 
 
 def refusal(files: ModelFiles, config: EngineConfig) -> str | None:
@@ -61,14 +63,17 @@ def refusal(files: ModelFiles, config: EngineConfig) -> str | None:
         return "it has no float16, which no CPU computes fast in"
     size = config.tensor_parallel_size
     for rank in range(size):
-        reason = _unfit(Shard.of(files.spec, rank, size).spec)
+        reason = _unfit(Shard.of(files.spec, rank, size).spec, config.quantization)
         if reason is not None:
             return reason if size == 1 else f"{reason} on each of {size} ranks"
     return None
 
 
-def _unfit(spec: DecoderSpec) -> str | None:
+def _unfit(spec: DecoderSpec, quantization: str) -> str | None:
     """What of a rank's decoder the kernels have no code for."""
+    longest = max(spec.hidden_size, spec.intermediate_size, spec.num_heads * spec.head_dim)
+    if quantization == "int8" and longest > MAX_INT8_LENGTH:
+        return f"rows of the model's weights, of up to {longest}, are too long for sums of bytes' products"
     for name, size, multiple in (
         ("hidden size", spec.hidden_size, 32),
         ("intermediate size", spec.intermediate_size, 32),

@@ -35,7 +35,7 @@ struct RowState {
 
 INLINE float exp(float x) { return exp(splat(x))[0]; }
 
-// How far the lesser of a row's greatest scores, before and in a chunk, is below the other.
+// The lesser of a row's greatest scores, before and in a chunk, less the other.
 INLINE float distance(const RowState& state, float greatest) {
     return state.greatest < greatest ? state.greatest - greatest : greatest - state.greatest;
 }
@@ -270,10 +270,13 @@ struct Attend {
         for (int r = 0; r < rows; r++) {
             const float* of_row = sums + r * WEIGHT_ROWS * a.head_dim;
             merge(states[top + r], greatest[r], sum[r], parts[r], a.head_dim, [&](int d) {
-                if constexpr (!Blocks::ARE_BYTES) return load(of_row + d);
-                i32x16 all = load_as<i32x16>(of_row + d);
-                if constexpr (WEIGHT_ROWS == 2) all = (all << 8) + load_as<i32x16>(of_row + a.head_dim + d);
-                return to_float(all) * splat(weight_scales[r]);
+                if constexpr (Blocks::ARE_BYTES) {
+                    i32x16 all = load_as<i32x16>(of_row + d);
+                    if constexpr (WEIGHT_ROWS == 2) all = (all << 8) + load_as<i32x16>(of_row + a.head_dim + d);
+                    return to_float(all) * splat(weight_scales[r]);
+                } else {
+                    return load(of_row + d);
+                }
             });
         }
     }
@@ -292,7 +295,7 @@ struct Attend {
         greatest = largest(most);
         const f32x16 base = splat(greatest == MINUS_INFINITY ? 0.f : greatest);
         f32x16 levels;
-        if constexpr (Blocks::ARE_BYTES) levels = splat(weight_levels(r, to));
+        if constexpr (Blocks::ARE_BYTES) levels = splat(weight_levels(r, from, to));
         for (int b = first; b < last; b++) {
             const f32x16 w = exp(load(scores[r] + b * BLOCK) - base);
             total += w;
@@ -311,15 +314,15 @@ struct Attend {
         return (at >= splat(float(from))) & (at < splat(float(to)));
     }
 
-    // How many levels a row's weights have for a unit of the values that they are multiplied with: as many as integers
-    // allow for the largest scale of values up to the row's own, and no others. Below LEAST, whose inverse is a number
-    // still, all are nothing.
+    // What a row's weights, times the scales of the values that they are for, are multiplied by to become integers: the
+    // largest of these scales that the row sees, and no other, makes the largest integer. Below LEAST, whose inverse is a
+    // number still, all are nothing.
     static constexpr float LEAST = 1e-30f;
-    float weight_levels(int r, int to) {
-        const int whole = std::max(to, 0) / BLOCK, rest = to - whole * BLOCK;
-        float most = largest_before[whole];
-        if (rest > 0)
-            most = std::max(most, largest(select(is_within(0, 0, rest), load(value_scales + whole * BLOCK), f32x16{})));
+    float weight_levels(int r, int from, int to) {
+        const int first = (from > 0 ? from : std::max(to, 0)) / BLOCK;
+        float most = from > 0 ? 0 : largest_before[first];
+        for (int b = first; b * BLOCK < to; b++)
+            most = std::max(most, largest(select(is_within(b, from, to), load(value_scales + b * BLOCK), f32x16{})));
         weight_scales[r] = most / Blocks::LARGEST_WEIGHT;
         return most > LEAST ? Blocks::LARGEST_WEIGHT / most : 0;
     }

@@ -120,11 +120,11 @@ struct WholePanels {
     // How many of several tiles fetch the next panel, an equal part each.
     static constexpr int TILES_OF_NEXT = 2;
 
-    // Adds up a tile, or as many of its vectors of columns as there are registers for. ahead: two lines to fetch from.
+    // Adds up all of a tile, or the vectors of columns from v on that there are registers for.
     template <int R, int V>
     INLINE void sum_panel(
-        typename Kind::Sum (&acc)[R][V], const char* a, size_t stride, const char* panel, int k, const char* ahead, bool alone,
-        int v) {
+        typename Kind::Sum (&acc)[R][V], const char* a, size_t stride, const char* panel, int k, const char* ahead,
+        bool alone, int v) {
         const char* columns[V];
         for (int c = 0; c < V; c++) columns[c] = panel + 64 * (v + c);
         const char* lines[2] = {ahead + 64 * v, ahead + 64};
