@@ -107,7 +107,9 @@ def sums(x: np.ndarray) -> np.ndarray:
     """Walsh and Hadamard's, of every 64 numbers of a row, in the kernels' order."""
     for distance in (16, 32, 1, 2, 4, 8):
         pairs = x.reshape(len(x), -1, 2, distance)
-        x = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], axis=2).reshape(x.shape)
+        x = np.stack([pairs[:, :, 0] + pairs[:, :, 1], pairs[:, :, 0] - pairs[:, :, 1]], axis=2).reshape(
+            x.shape
+        )
     return x
 
 

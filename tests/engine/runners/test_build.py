@@ -186,7 +186,9 @@ def test_rows_whose_sums_of_bytes_would_overflow_are_pytorchs(
 ) -> None:
     monkeypatch.setattr(native, "MAX_INT8_LENGTH", 100)
     assert name(built(files)) == "NativeRunner"
-    with pytest.raises(ConfigError, match=r"^runner: native cannot serve .*weights, of up to 128, are too long"):
+    with pytest.raises(
+        ConfigError, match=r"^runner: native cannot serve .*weights, of up to 128, are too long"
+    ):
         built(files, runner="native", quantization="int8")
 
 
