@@ -84,7 +84,7 @@ class Packed:
 
 
 def integers_and_scales(form: Form, rows: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
-    """Of activations: integers [rows, k padded to whole groups], and the scale of each as float32, of the same shape."""
+    """Of activations: integers [rows, k padded to whole groups], and the scale of each as float32."""
     if form == Form.INT8:
         length = -(-k // 64) * 64
         # Of 16 bits without VPDPBUSD, with the second and the third of every four changed round.
@@ -124,7 +124,7 @@ def transformed_back(x: np.ndarray) -> np.ndarray:
 
 
 def stored(form: Form, rows: np.ndarray, k: int) -> np.ndarray:
-    """The numbers that activations stand for, [rows, k padded to whole groups]: not quite 0 where INT8 is padded."""
+    """What activations stand for, [rows, k padded to whole groups]: not quite 0 where INT8 is padded."""
     q, scale = integers_and_scales(form, rows, k)
     values = q * scale.astype(float)
     return transformed_back(values) if form == Form.INT8 else values
