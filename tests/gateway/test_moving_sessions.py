@@ -58,7 +58,7 @@ class Fleet:
     def session(self) -> SessionClient:
         return SessionClient(self.inference.Session())
 
-    async def until(self, holds: Callable[[], bool], seconds: float = 10.0) -> None:
+    async def until(self, holds: Callable[[], bool], seconds: float = 30.0) -> None:
         async with asyncio.timeout(seconds):
             while not holds():
                 await asyncio.sleep(0.005)

@@ -123,7 +123,7 @@ async def test_a_held_request_whose_end_was_never_read_is_released_with_its_sess
 
 async def test_a_client_that_is_killed_frees_its_blocks(world: World) -> None:
     client = await asyncio.create_subprocess_exec(sys.executable, "-c", ENDLESS_CLIENT, world.address)
-    await world.until_running(seconds=20)
+    await world.until_running()
     client.kill()
     await world.until_idle()
     await client.wait()
