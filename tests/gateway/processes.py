@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+from google.protobuf.duration_pb2 import Duration
 
 from octavo.service.gateway.config import GatewayConfig
 from octavo.service.gateway.server import Server
@@ -81,11 +82,12 @@ class PodProcess:
             watch.cancel()
             return response.load  # type: ignore[no-any-return]
 
-    async def until_answering(self) -> None:
-        """Until it has brought tokens of requests that it is not done with."""
-        async with asyncio.timeout(30):
-            while not ((load := await self.load()).running and load.total_output_tokens):
-                await asyncio.sleep(0.005)
+    async def loads(self) -> AsyncIterator[engine_pb2.Load]:
+        """Its load, again and again."""
+        request = engine_pb2.WatchLoadRequest(interval=Duration(nanos=20_000_000))
+        async with grpc.aio.insecure_channel(self.address) as channel:
+            async for response in EngineStub(channel).WatchLoad(request, wait_for_ready=True):
+                yield response.load
 
     async def until_idle(self) -> None:
         async with asyncio.timeout(20):

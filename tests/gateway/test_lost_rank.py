@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from contextlib import aclosing
 
 import pytest
 
@@ -29,8 +30,12 @@ def pods(tiny_model: TinyModel) -> Iterator[list[PodProcess]]:
 async def test_a_lost_rank_costs_no_request(pods: list[PodProcess]) -> None:
     async with gateway([pod.address for pod in pods]) as door:
         await until_serving(door, 2)
-        streams = Streams(door)
-        await pods[0].until_answering()
+        async with aclosing(pods[0].loads()) as loads:
+            await anext(loads)
+            streams = Streams(door)
+            async for load in loads:
+                if load.running and load.total_output_tokens:
+                    break
         [rank] = pods[0].ranks
         os.kill(rank, signal.SIGKILL)
         outputs = await streams.outputs()
