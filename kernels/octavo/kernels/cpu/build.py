@@ -33,6 +33,8 @@ FLAGS = [
     "-fPIC",
     "-fvisibility=hidden",
     "-Wall",
+    # A product and a sum are rounded as they are written, in a tile of whatever size.
+    "-ffp-contract=off",
     # Sums keep their order: nothing here may reassociate them.
     "-fno-math-errno",
     "-fno-trapping-math",
