@@ -86,7 +86,7 @@ async def fleet_of(count: int, model: str, patience: float = 1.0, **settings: An
         for _ in range(count):
             server = Server(ServerConfig(), "127.0.0.1:0")
             engine = AsyncEngine.load_model(
-                EngineConfig(model=model, kv_cache_memory="4Mi", threads=1, **settings)
+                EngineConfig(model=model, kv_cache_memory="32Mi", threads=1, **settings)
             )
             await server.start(engine)
             stack.push_async_callback(server.stop)
@@ -110,7 +110,7 @@ def patience() -> float:
 
 @pytest.fixture
 async def fleet(tiny_model: TinyModel, patience: float) -> AsyncIterator[Fleet]:
-    model = str(tiny_model("llama", max_position_embeddings=4096))
+    model = str(tiny_model("llama", max_position_embeddings=32768))
     async with fleet_of(2, model, patience) as fleet:
         yield fleet
 
@@ -332,7 +332,7 @@ async def test_a_session_that_breaks_leaves_nothing_behind_on_any_pod(fleet: Fle
 
 
 async def test_a_full_queue_is_not_the_last_word(tiny_model: TinyModel) -> None:
-    model = str(tiny_model("llama", max_position_embeddings=4096))
+    model = str(tiny_model("llama", max_position_embeddings=32768))
     async with fleet_of(2, model, max_num_seqs=1, max_waiting=1) as fleet:
         session = fleet.session()
         for i in range(4):  # one runs and one waits on each pod, wherever the picks would have put them
