@@ -52,7 +52,7 @@ async def publisher(server: ApiServer, directory: Directory) -> AsyncIterator[De
     await api.close()
 
 
-async def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
+async def until(holds: Callable[[], object], seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
         while not holds():
             await asyncio.sleep(0.005)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
@@ -30,7 +31,7 @@ def pods(tiny_model: TinyModel) -> Iterator[list[PodProcess]]:
 async def test_a_lost_rank_costs_no_request(pods: list[PodProcess]) -> None:
     async with gateway([pod.address for pod in pods]) as door:
         await until_serving(door, 2)
-        async with aclosing(pods[0].loads()) as loads:
+        async with asyncio.timeout(30), aclosing(pods[0].loads()) as loads:
             await anext(loads)
             streams = Streams(door)
             async for load in loads:

@@ -58,7 +58,7 @@ class Fleet:
     def session(self) -> SessionClient:
         return SessionClient(self.inference.Session())
 
-    async def until(self, holds: Callable[[], bool], seconds: float = 30.0) -> None:
+    async def until(self, holds: Callable[[], bool], seconds: float = 10.0) -> None:
         async with asyncio.timeout(seconds):
             while not holds():
                 await asyncio.sleep(0.005)
@@ -267,7 +267,7 @@ async def test_a_request_that_waits_for_a_pod_can_be_cancelled(fleet: Fleet) -> 
     assert event.delta.usage.output_tokens > 0
 
 
-@pytest.mark.parametrize("patience", [60.0])
+@pytest.mark.parametrize("patience", [5.0])
 async def test_a_cancel_without_a_pod_ends_each_output(fleet: Fleet) -> None:
     session = fleet.session()
     await session.submit("a", "Hello", sampling=pb.SamplingParams(n=3, seed=1, ignore_eos=True))
@@ -285,10 +285,8 @@ async def test_a_cancel_without_a_pod_ends_each_output(fleet: Fleet) -> None:
         if delta.finish_reason:
             ends[delta.index] = delta.finish_reason
     assert set(ends.values()) == {pb.FINISH_REASON_CANCELLED}
-    await session.submit("a", "Hello again")  # the id is free again
-    await fleet.until(lambda: pool.waiting == 1)
-    await session.cancel("a")
-    assert (await session.rejection("a")).code == "CANCELLED"
+    await session.submit("a", "Hello again")
+    assert (await session.rejection("a")).code == "UNAVAILABLE"  # the id is free again
 
 
 async def test_several_outputs_go_on_from_a_chat_whose_pod_is_gone(fleet: Fleet) -> None:

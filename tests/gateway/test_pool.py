@@ -56,7 +56,7 @@ def route(*pods: FakePod, waits: bool = False) -> Route:
     return Route(frozenset(pod.address for pod in pods), waits=waits)
 
 
-async def until(holds: Callable[[], object], seconds: float = 30.0) -> None:
+async def until(holds: Callable[[], object], seconds: float = 5.0) -> None:
     async with asyncio.timeout(seconds):
         while not holds():
             await asyncio.sleep(0.005)

@@ -203,7 +203,7 @@ def test_product_is_close_to_that_of_the_floats(form: Form, error: float) -> Non
 
 @pytest.mark.parametrize("standing_out", ["one", "all", "every second"])
 def test_what_stands_out_costs_the_rest_little(standing_out: str) -> None:
-    """One scale for 576 numbers as they are would make the rest wrong by 5 to 20 %."""
+    """Without the transform 0.13 would be wrong with one; without its signs 0.10 with all, 0.06 else."""
     x, weight = normal(16, 576), normal(256, 576, seed=1)
     more = np.zeros(576, np.float32)
     if standing_out == "one":

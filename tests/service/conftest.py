@@ -56,14 +56,14 @@ class World:
         call.cancel()
         return response.load
 
-    async def until_idle(self, seconds: float = 30.0) -> None:
+    async def until_idle(self, seconds: float = 2.0) -> None:
         """Waits until no block is held and nothing runs or waits."""
         await self.until(lambda load: not (load.held_blocks or load.running or load.waiting), seconds)
 
-    async def until_running(self, seconds: float = 30.0) -> None:
+    async def until_running(self, seconds: float = 5.0) -> None:
         await self.until(lambda load: load.running > 0, seconds)
 
-    async def until(self, holds: Callable[[EngineLoad], bool], seconds: float = 30.0) -> None:
+    async def until(self, holds: Callable[[EngineLoad], bool], seconds: float = 5.0) -> None:
         async with asyncio.timeout(seconds):
             while not holds(self.engine.load()):
                 await asyncio.sleep(0.005)

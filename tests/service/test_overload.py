@@ -69,7 +69,7 @@ async def test_lower_priority_values_go_first(serving: Serving) -> None:
     await world.until_running()
     await session.submit("late", "Hello", priority=1)
     await session.submit("soon", "Hello", priority=-1)
-    await world.until(lambda load: load.waiting == 2)
+    await world.until(lambda load: load.waiting == 2, seconds=20)
     await session.cancel("running")
     await session.answer("late")
     finished = [name for name in ("soon", "late") if session.events[name]]
@@ -123,7 +123,7 @@ async def test_a_held_request_whose_end_was_never_read_is_released_with_its_sess
 
 async def test_a_client_that_is_killed_frees_its_blocks(world: World) -> None:
     client = await asyncio.create_subprocess_exec(sys.executable, "-c", ENDLESS_CLIENT, world.address)
-    await world.until_running()
+    await world.until_running(seconds=20)
     client.kill()
     await world.until_idle()
     await client.wait()

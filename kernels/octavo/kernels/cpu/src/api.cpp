@@ -41,7 +41,7 @@ API void octavo_unpack_row(const Linear* linear, int row, float* out) { unpack_r
 API size_t octavo_activation_bytes(int form, int k) { return activation_bytes(Form(form), k); }
 API void octavo_to_activations(int form, const float* x, int rows, int k, void* out) {
     const size_t stride = activation_bytes(Form(form), k);
-    std::vector<float> scratch(whole(k, HADAMARD));
+    std::vector<float> scratch(int8_length(k));
     for (int i = 0; i < rows; i++)
         kernels().to_activations(
             x + size_t(i) * k, k, Form(form), scratch.data(), static_cast<char*>(out) + i * stride);

@@ -28,9 +28,6 @@ size_t panel_bytes(const Linear& linear) { return linear_bytes(Form(linear.form)
 // Of an activation that is not quantised: a float32 or, where products of `form` take such ones, a bfloat16.
 size_t plain_bytes(Form form) { return activation_bytes(form, PANEL) / PANEL; }
 
-// Floats that a thread makes a row of n activations in.
-size_t scratch_length(int n) { return whole(n, HADAMARD); }
-
 // Of a row of activations of whatever form.
 size_t most_activation_bytes(int k) {
     size_t most = 0;
@@ -82,7 +79,7 @@ int32_t Decoder::run(Step& step) {
     gated_.get(tokens * m.intermediate_size);
     mixed_.get(tokens * heads);
     attend_.get(pool_.size() * ATTEND_SCRATCH);
-    norms_.get(pool_.size() * scratch_length(widest));
+    norms_.get(size_t(pool_.size()) * int8_length(widest));
     a_.get(tokens * most_activation_bytes(widest));
     queries_.get(tokens * heads * 4);
     attended_.get(tokens * most_activation_bytes(heads));
@@ -475,7 +472,7 @@ void Decoder::product(
 void Decoder::norm(Worker& worker, const float* x, const float* weight, int rows, Form form, char* out) {
     const int n = model_.hidden_size;
     const size_t bytes = activation_bytes(form, n);
-    float* scratch = norms_.get(0) + worker.rank * scratch_length(n);
+    float* scratch = norms_.get(0) + size_t(worker.rank) * int8_length(n);
     worker.share(rows, piece(rows, worker), [&](int first, int last) {
         for (int r = first; r < last; r++)
             kernels_.rms_norm(x + size_t(r) * n, weight, model_.norm_eps, n, form, scratch, out + r * bytes);
@@ -485,7 +482,7 @@ void Decoder::norm(Worker& worker, const float* x, const float* weight, int rows
 
 void Decoder::activations(Worker& worker, const float* x, int rows, int n, Form form, char* out) {
     const size_t bytes = activation_bytes(form, n);
-    float* scratch = norms_.get(0) + worker.rank * scratch_length(n);
+    float* scratch = norms_.get(0) + size_t(worker.rank) * int8_length(n);
     worker.share(rows, piece(rows, worker), [&](int first, int last) {
         for (int r = first; r < last; r++) kernels_.to_activations(x + size_t(r) * n, n, form, scratch, out + r * bytes);
     });

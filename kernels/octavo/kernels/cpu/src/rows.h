@@ -24,8 +24,8 @@ inline size_t activation_bytes(octavo::Form form, int k) {
     }
 }
 
-// A row of floats as the activations of a product with weights of `form`; n is a multiple of 16. scratch: n floats and
-// room for whole HADAMARDs; may be x.
+// A row of floats as the activations of a product with weights of `form`; n is a multiple of 16. scratch:
+// [int8_length(n)]; may be x.
 inline void to_activations(const float* x, int n, octavo::Form form, float* scratch, void* out) {
     switch (form) {
         case octavo::BF16:
