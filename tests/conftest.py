@@ -18,8 +18,11 @@ from coverage import Coverage
 
 GPU_DRIVERS = [Path("/dev/nvidiactl"), Path("/dev/kfd")]
 # Read when Triton is first imported, which Transformers does: too late in the tests of kernels.
-if not any(driver.exists() for driver in GPU_DRIVERS):
+HAS_GPU = any(driver.exists() for driver in GPU_DRIVERS)
+if not HAS_GPU:
     os.environ["TRITON_INTERPRET"] = "1"
+GPU_OR_CPU = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
+"""Where runners compute that have Triton's kernels."""
 
 # Tests that run side by side have a processor each, and so have the processes that they start: threads that
 # spin for each other would wait for whole time slices of somebody else's.
@@ -123,14 +126,22 @@ def uvicorn_looks_often() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def interpreter() -> Iterator[None]:
-    """Triton's kernels compute with tensors on the CPU, in its interpreter.
+def triton_kernels() -> Iterator[None]:
+    """Triton's kernels compute with tensors on the CPU: its interpreter does, or where there is a GPU, the
+    GPU, to which every launch takes them, and back."""
+    with pytest.MonkeyPatch.context() as patch:
+        if os.environ.get("TRITON_INTERPRET") == "1":
+            _interpret_faster(patch)
+        else:
+            from tests.kernels.triton.card import launch_there
 
-    Device functions patch Triton's language at every call, which takes a quarter of the time. What their
-    module has of it stays patched after the first, or is patched by the launch that they are called from.
-    """
-    if os.environ.get("TRITON_INTERPRET") != "1":
-        pytest.skip("there is a GPU, for which Triton compiles; with TRITON_INTERPRET=1 it interprets")
+            launch_there(patch)
+        yield
+
+
+def _interpret_faster(patch: pytest.MonkeyPatch) -> None:
+    """Device functions patch Triton's language at every call, which takes a quarter of the time. What their
+    module has of it stays patched after the first, or is patched by the launch that they are called from."""
     from triton.runtime import interpreter
 
     patched: set[str] = set()
@@ -141,9 +152,7 @@ def interpreter() -> Iterator[None]:
             interpreter._patch_lang(function.fn)
         return function.rewrite()(*args, **options)
 
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(interpreter.InterpretedFunction, "__call__", call)
-        yield
+    patch.setattr(interpreter.InterpretedFunction, "__call__", call)
 
 
 @pytest.fixture(scope="session")

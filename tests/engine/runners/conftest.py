@@ -9,6 +9,6 @@ import pytest
 def kernels(request: pytest.FixtureRequest) -> str:
     """Counting lines doubles what the interpreter takes; tests/kernels/triton counts those of the kernels."""
     if request.param == "triton":
-        request.getfixturevalue("interpreter")
+        request.getfixturevalue("triton_kernels")
     name: str = request.param
     return name

@@ -51,7 +51,7 @@ def batch_of(*pieces: Piece, copies: Sequence[tuple[int, int]] = ()) -> Batch:
 def logits(runner: Any, *pieces: Piece, copies: Sequence[tuple[int, int]] = ()) -> np.ndarray:
     """What a runner, native or torch, computes in one step: float32 [rows wanted, vocab_size]."""
     found = runner.logits(batch_of(*pieces, copies=copies))
-    return found.copy() if isinstance(found, np.ndarray) else found.float().numpy()
+    return found.copy() if isinstance(found, np.ndarray) else found.float().cpu().numpy()
 
 
 def blocks_for(num_tokens: int) -> int:

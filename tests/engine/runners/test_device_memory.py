@@ -15,7 +15,7 @@ from octavo.engine.models.source import open_model
 from octavo.engine.runners.torch import TorchRunner
 from octavo.engine.runners.torch import runner as torch_runner
 from octavo.engine.runners.torch.device_memory import GIB, largest_batch
-from tests.conftest import TinyModel
+from tests.conftest import GPU_OR_CPU, TinyModel
 
 
 class Card:
@@ -39,11 +39,12 @@ class Card:
 def load(path: Any, card: Card, **settings: Any) -> TorchRunner:
     config = EngineConfig(
         model=str(path),
-        device="cpu",
+        device=GPU_OR_CPU if settings.get("kernels") == "triton" else "cpu",
         runner="torch",
         dtype="float32",
         max_num_batched_tokens=96,
         max_num_seqs=8,
+        cuda_graphs="off",
         **settings,
     )
     return TorchRunner(open_model(str(path)), config, 512, memory=card)

@@ -1,5 +1,6 @@
-"""Decode steps from graphs. What captures is made up here: it calls the same closure again, with the Python
-values that it had, as a CUDA graph launches again; what differs from step to step has to be in its inputs."""
+"""Decode steps from graphs. Without a GPU what captures is made up: it calls the same closure again, with the
+Python values that it had, as a CUDA graph launches again; what differs from step to step has to be in its
+inputs."""
 
 from __future__ import annotations
 
@@ -22,10 +23,10 @@ from octavo.engine.models.files import ModelFiles
 from octavo.engine.models.source import open_model
 from octavo.engine.params import SamplingParams
 from octavo.engine.runners.torch import TorchRunner
-from octavo.engine.runners.torch.graphs import Shape, Shapes, choose_capture, padded
+from octavo.engine.runners.torch.graphs import CudaCapture, Shape, Shapes, choose_capture, padded
 from octavo.kernels import reference, triton
 from octavo.kernels.cache import Int8Cache
-from tests.conftest import TinyModel
+from tests.conftest import GPU_OR_CPU, TinyModel
 from tests.engine.conftest import run
 
 from .steps import Piece, batch_of
@@ -41,22 +42,29 @@ class Recorder:
     def __init__(self) -> None:
         self.captured = 0
         self.launched = 0
+        self._capture = CudaCapture() if GPU_OR_CPU == "cuda" else lambda launches: launches
 
     def __call__(self, launches: Callable[[], object]) -> Callable[[], object]:
         self.captured += 1
+        again = self._capture(launches)
 
         def launch() -> None:
             self.launched += 1
-            launches()
+            again()
 
         return launch
 
 
 def load(files: ModelFiles, capture: Any, **settings: Any) -> TorchRunner:
     config = EngineConfig(
-        model=str(files.path), device="cpu", runner="torch", kernels="triton", dtype="float32", **settings
+        model=str(files.path),
+        device=GPU_OR_CPU,
+        runner="torch",
+        kernels="triton",
+        dtype="float32",
+        **settings,
     )
-    runner = TorchRunner(files, config, 4096, capture=capture)
+    runner = TorchRunner(files, replace(config, cuda_graphs="off"), 4096, capture=capture)
     runner.allocate(NUM_BLOCKS)
     return runner
 
@@ -92,7 +100,7 @@ def fill(runner: TorchRunner) -> None:
 
 
 @pytest.mark.no_cover
-@pytest.mark.usefixtures("interpreter")
+@pytest.mark.usefixtures("triton_kernels")
 @pytest.mark.parametrize(
     ("family", "overrides", "options", "steps"),
     [("mistral", {"sliding_window": 40}, {}, 5), ("qwen3", {}, {"kv_cache_dtype": "int8"}, 3)],
@@ -114,7 +122,7 @@ def test_a_graph_computes_what_single_launches_do(
     # Of one shape with other contexts, and fewer of them; then of a longer one, and of the first shape again.
     for contexts in ([5, 70, 17], [40, 1, 60, 33], [7, 8, 9], [520, 20, 3], [61, 16, 5])[:steps]:
         batch = decode(rng, *contexts)
-        expected, found = plain.logits(batch).clone(), graphs.logits(batch).clone()
+        expected, found = (runner.logits(batch).cpu().clone() for runner in (plain, graphs))
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, atol=2e-4, rtol=1e-3)
     for ours, theirs in zip(graphs._caches, plain._caches, strict=True):
@@ -122,13 +130,13 @@ def test_a_graph_computes_what_single_launches_do(
             for found, expected in zip(parts_of(our), parts_of(their), strict=True):
                 next_byte = float(found.dtype == torch.int8)  # what is rounded may be rounded to the next one
                 np.testing.assert_allclose(
-                    found[:NUM_BLOCKS].float(), expected.float(), atol=next_byte + 1e-4
+                    found[:NUM_BLOCKS].float().cpu(), expected.float().cpu(), atol=next_byte + 1e-4
                 )
     assert (record.captured, record.launched) == ((2, 3) if steps == 5 else (1, 2))
 
 
 @pytest.mark.no_cover
-@pytest.mark.usefixtures("interpreter")
+@pytest.mark.usefixtures("triton_kernels")
 def test_drawn_tokens_are_put_in_place_and_copies_are_made(tiny_model: TinyModel) -> None:
     files = open_model(str(tiny_model("llama", max_position_embeddings=4096)))
     record = Recorder()
@@ -148,7 +156,7 @@ def test_drawn_tokens_are_put_in_place_and_copies_are_made(tiny_model: TinyModel
 
 
 @pytest.mark.no_cover
-@pytest.mark.usefixtures("interpreter")
+@pytest.mark.usefixtures("triton_kernels")
 @pytest.mark.parametrize("overlap", ["on", "off"])
 def test_requests_are_answered_alike_with_graphs_and_without(
     tiny_model: TinyModel, overlap: Any, monkeypatch: pytest.MonkeyPatch
@@ -156,7 +164,7 @@ def test_requests_are_answered_alike_with_graphs_and_without(
     """They end at different times: the decodes have three sequences, two and one."""
     files = open_model(str(tiny_model("llama")))
     config = EngineConfig(
-        model=str(files.path), device="cpu", runner="torch", kernels="triton", overlap=overlap
+        model=str(files.path), device=GPU_OR_CPU, runner="torch", kernels="triton", overlap=overlap
     )
     record = Recorder()
     answers = []
@@ -214,7 +222,7 @@ def test_what_is_no_decode_is_launched_one_by_one() -> None:
 
 
 @pytest.mark.no_cover
-@pytest.mark.usefixtures("interpreter")
+@pytest.mark.usefixtures("triton_kernels")
 def test_without_memory_for_a_graph_steps_go_on_one_by_one(
     tiny_model: TinyModel, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -226,7 +234,7 @@ def test_without_memory_for_a_graph_steps_go_on_one_by_one(
     batch = decode(np.random.default_rng(0), 5, 6, 7)
     with caplog.at_level(logging.WARNING, "octavo"):
         for _ in range(2):
-            np.testing.assert_allclose(runner.logits(batch), plain.logits(batch), atol=1e-5)
+            np.testing.assert_allclose(runner.logits(batch).cpu(), plain.logits(batch).cpu(), atol=1e-5)
     assert [message.partition(":")[0] for message in caplog.messages] == [
         "no memory is left for the CUDA graph of 4 sequences"
     ]

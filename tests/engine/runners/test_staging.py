@@ -15,7 +15,7 @@ from octavo.engine.models.source import open_model
 from octavo.engine.runners import Submitting
 from octavo.engine.runners.torch import TorchRunner
 from octavo.engine.runners.torch.staging import ALIGNMENT, Staging
-from tests.conftest import TinyModel
+from tests.conftest import GPU_OR_CPU, TinyModel
 
 from .steps import Piece, batch_of
 
@@ -56,7 +56,10 @@ def test_a_step_in_flight_keeps_its_arrays_while_the_next_is_prepared() -> None:
 def test_a_drawn_token_is_known_where_it_was_drawn(tiny_model: TinyModel, kernels: str) -> None:
     """Two steps submitted one after the other, before the result of either, against two that are run."""
     path = str(tiny_model("llama"))
-    config = EngineConfig(model=path, device="cpu", runner="torch", kernels=kernels, dtype="float32")
+    device = GPU_OR_CPU if kernels == "triton" else "cpu"
+    config = EngineConfig(
+        model=path, device=device, runner="torch", kernels=kernels, dtype="float32", cuda_graphs="off"
+    )
     runner = TorchRunner(open_model(path), config, 512)
     assert isinstance(runner, Submitting)
     runner.allocate(20)

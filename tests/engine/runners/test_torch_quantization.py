@@ -16,7 +16,7 @@ from octavo.engine.params import SamplingParams
 from octavo.engine.runners.build import build_runner
 from octavo.engine.runners.torch import TorchRunner
 from octavo.kernels.reference.quantized import QuantizedLinear
-from tests.conftest import TinyModel
+from tests.conftest import GPU_OR_CPU, TinyModel
 from tests.engine.conftest import run
 
 from .steps import Piece, blocks_for, logits
@@ -28,7 +28,7 @@ FORMS = {"int8": 0.05, "fp8": 0.15, "int4": 0.25}
 def runner(files: ModelFiles, quantization: str, kernels: str = "reference") -> TorchRunner:
     config = EngineConfig(
         model=str(files.path),
-        device="cpu",
+        device=GPU_OR_CPU if kernels == "triton" else "cpu",
         runner="torch",
         dtype="float32",
         quantization=quantization,  # type: ignore[arg-type]
@@ -67,14 +67,15 @@ def test_logits_come_near_to_those_of_whole_weights(files: ModelFiles, whole: np
 
 
 @pytest.mark.no_cover
-@pytest.mark.usefixtures("interpreter")
+@pytest.mark.usefixtures("triton_kernels")
 @pytest.mark.parametrize("form", ["int8", "int4"])
 def test_tritons_kernels_have_the_references_logits(files: ModelFiles, form: str) -> None:
     assert error(of_a_prompt(runner(files, form, "triton")), of_a_prompt(runner(files, form))) < 1e-5
 
 
 @pytest.mark.no_cover
-@pytest.mark.usefixtures("interpreter")
+@pytest.mark.skipif(GPU_OR_CPU != "cpu", reason="the GPU here may multiply float8")
+@pytest.mark.usefixtures("triton_kernels")
 def test_where_no_gpu_multiplies_float8_only_weights_are_rounded_to_it(
     files: ModelFiles, whole: np.ndarray
 ) -> None:

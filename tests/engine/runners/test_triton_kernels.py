@@ -1,5 +1,4 @@
-"""The torch runner with Triton's kernels, which an interpreter runs here: what a GPU would compute, end to
-end."""
+"""The torch runner with Triton's kernels, on a GPU or in an interpreter: what a GPU computes, end to end."""
 
 from __future__ import annotations
 
@@ -21,7 +20,7 @@ from octavo.engine.runners.build import build_runner
 from octavo.engine.runners.torch import TorchRunner
 from octavo.engine.runners.torch.kernels import choose_kernels
 from octavo.kernels import reference, triton
-from tests.conftest import TinyModel
+from tests.conftest import GPU_OR_CPU, TinyModel
 from tests.engine.conftest import run
 
 from .steps import Piece, blocks_for, logits
@@ -38,7 +37,7 @@ FAMILIES: dict[str, dict[str, Any]] = {
 
 def runner(files: ModelFiles, kernels: str, dtype: str, **settings: Any) -> TorchRunner:
     config = EngineConfig(
-        model=str(files.path), device="cpu", runner="torch", kernels=kernels, dtype=dtype, **settings
+        model=str(files.path), device=GPU_OR_CPU, runner="torch", kernels=kernels, dtype=dtype, **settings
     )
     made = build_runner(files, config, 512, lambda name: None)
     assert isinstance(made, TorchRunner)
@@ -66,7 +65,7 @@ def two_steps(runner: TorchRunner) -> np.ndarray:
 
 
 @pytest.mark.no_cover
-@pytest.mark.usefixtures("interpreter")
+@pytest.mark.usefixtures("triton_kernels")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_logits_are_those_of_the_reference_kernels(tiny_model: TinyModel, family: str) -> None:
     files = open_model(str(tiny_model(family, **FAMILIES[family])))
@@ -87,7 +86,7 @@ def test_keys_and_values_in_8_bits_come_near_to_whole_ones(tiny_model: TinyModel
 
 
 @pytest.mark.no_cover
-@pytest.mark.usefixtures("interpreter")
+@pytest.mark.usefixtures("triton_kernels")
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_types_come_as_near_to_float32_as_the_reference(tiny_model: TinyModel, dtype: str) -> None:
     files = open_model(str(tiny_model("llama")))
@@ -98,7 +97,7 @@ def test_half_types_come_as_near_to_float32_as_the_reference(tiny_model: TinyMod
 
 
 @pytest.mark.no_cover
-@pytest.mark.usefixtures("interpreter")
+@pytest.mark.usefixtures("triton_kernels")
 @pytest.mark.parametrize(
     "settings", [{}, {"speculation": "ngram"}, {"max_num_batched_tokens": 24, "max_num_seqs": 8}]
 )
@@ -109,7 +108,7 @@ def test_the_engine_says_the_same_end_to_end(tiny_model: TinyModel, settings: di
     def outputs(kernels: str) -> list[list[int]]:
         config = EngineConfig(
             model=path,
-            device="cpu",
+            device=GPU_OR_CPU,
             runner="torch",
             kernels=kernels,
             dtype="float32",

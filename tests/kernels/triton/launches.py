@@ -82,12 +82,12 @@ def call_every_op() -> None:
 
 
 def call_products(x: torch.Tensor) -> None:
-    few, some = x[:5], torch.zeros(300, 1024, dtype=torch.bfloat16)
+    few, more = x[:5], [torch.zeros(count, 1024, dtype=torch.bfloat16) for count in (40, 100, 300)]
     weight = torch.zeros(512, 1024, dtype=torch.bfloat16)
     forms = [("fp8", None), ("int8", None), ("int8", 128), ("int4", 64)]
     for form, group in forms:
         layer = triton.pack_quantized(weight, weight[:, 0].contiguous(), form, group)
-        for rows in (few, x, some):
+        for rows in (few, x, *more):
             triton.quantized_linear(rows, layer)
     weights = torch.zeros(8, 512, 1024, dtype=torch.bfloat16), torch.zeros(8, 1024, 256, dtype=torch.bfloat16)
     triton.mixture_of_experts(x, *weights, *triton.route(x[:, :8].contiguous(), 2, True), "silu")

@@ -1,4 +1,4 @@
-"""Low-rank adapters in Triton's interpreter against the reference."""
+"""Low-rank adapters against the reference."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from octavo.kernels import reference, triton
 from octavo.kernels.triton.adapters import _add
 from tests.kernels.triton.tolerances import DTYPES, close
 
-pytestmark = pytest.mark.usefixtures("interpreter")
+pytestmark = pytest.mark.usefixtures("triton_kernels")
 
 NUM_ADAPTERS = 5
 

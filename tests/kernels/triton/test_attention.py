@@ -1,4 +1,4 @@
-"""Paged attention in Triton's interpreter against the reference, for ragged batches over scattered and shared
+"""Paged attention against the reference, for ragged batches over scattered and shared
 blocks."""
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from octavo.kernels.cache import Int8Cache
 from octavo.kernels.triton import attention
 from tests.kernels.triton.tolerances import DTYPES, close
 
-pytestmark = pytest.mark.usefixtures("interpreter")
+pytestmark = pytest.mark.usefixtures("triton_kernels")
 
 BLOCK = 16
 POOL = 96

@@ -1,4 +1,4 @@
-"""Rotation and gated activations in Triton's interpreter against the reference, computed in float32."""
+"""Rotation and gated activations against the reference, computed in float32."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from octavo.kernels import reference, triton
 from tests.kernels.triton.tolerances import DTYPES, close
 
 pytestmark = [
-    pytest.mark.usefixtures("interpreter"),
+    pytest.mark.usefixtures("triton_kernels"),
     pytest.mark.filterwarnings(
         "ignore:overflow encountered in exp:RuntimeWarning"
     ),  # NumPy's; a card says nothing

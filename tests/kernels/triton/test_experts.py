@@ -1,4 +1,4 @@
-"""Experts in Triton's interpreter against the reference."""
+"""Experts against the reference."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from octavo.kernels import reference, triton
 from octavo.kernels.triton.grouping import group_rows
 from tests.kernels.triton.tolerances import DTYPES, close
 
-pytestmark = pytest.mark.usefixtures("interpreter")
+pytestmark = pytest.mark.usefixtures("triton_kernels")
 
 
 @pytest.mark.no_cover

@@ -1,4 +1,4 @@
-"""Keys and values into their blocks, in Triton's interpreter against the reference."""
+"""Keys and values into their blocks, against the reference."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from octavo.kernels import reference, triton
 from octavo.kernels.cache import Int8Cache
 from tests.kernels.triton.tolerances import DTYPES
 
-pytestmark = pytest.mark.usefixtures("interpreter")
+pytestmark = pytest.mark.usefixtures("triton_kernels")
 
 BLOCK = 16
 NUM_BLOCKS = 40

@@ -1,4 +1,4 @@
-"""RMS norm in Triton's interpreter against the reference."""
+"""RMS norm against the reference."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from octavo.kernels import reference, triton
 from tests.kernels.triton.tolerances import DTYPES, close
 
-pytestmark = pytest.mark.usefixtures("interpreter")
+pytestmark = pytest.mark.usefixtures("triton_kernels")
 
 
 @settings(max_examples=40, derandomize=True)

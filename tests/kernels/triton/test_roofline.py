@@ -45,7 +45,7 @@ def test_every_unit_has_a_rate_on_every_card() -> None:
     assert all(units <= card.rates.keys() for card in CARDS)
 
 
-@pytest.mark.usefixtures("interpreter")
+@pytest.mark.usefixtures("triton_kernels")
 def test_what_is_measured_runs() -> None:
     """At small sizes, in the interpreter."""
     assert norm._prepare(3, 64, CPU)().shape == (3, 64)

@@ -19,7 +19,7 @@ from octavo.kernels.triton.sampling import choose
 from tests.kernels.test_sampling import batch, logits_of
 from tests.kernels.triton.tolerances import DTYPES
 
-pytestmark = pytest.mark.usefixtures("interpreter")
+pytestmark = pytest.mark.usefixtures("triton_kernels")
 
 CLOSE = 1e-5
 
@@ -61,7 +61,6 @@ def check(logits: torch.Tensor, sampling: Any) -> int:
     return len(different)
 
 
-@pytest.mark.no_cover
 @pytest.mark.no_cover
 @settings(max_examples=60, derandomize=True)
 @given(

@@ -17,8 +17,8 @@ class QuantizedLinear:
     """A matrix of m rows and n columns as the rooms of torch keep it.
 
     weight: float8 (e4m3) or int8 [m, n]; of "int4" int32 [m, n / 8], eight weights to an integer in ORDER.
-    scale: float32 [m, 1] or float16 [m, n / group]; minimum, of "int4" alone: float16 [m, n / group].
-        A weight is scale · q, or scale · q + minimum.
+    scale: float32 [m, 1] or float16 [m, n / group]; minimum, of "int4" alone: float16 [m, n / group], each
+        beside its scale in memory. A weight is scale · q, or scale · q + minimum.
     bias: [m].
     """
 
@@ -67,6 +67,7 @@ def pack_quantized(
     q = ((groups - minimum.float()[:, :, None]) / scale.float()[:, :, None]).round().clamp(0, 15)
     eights = q.to(torch.int32).view(len(rows), -1, 8)
     packed = sum(eights[:, :, at] << 4 * place for place, at in enumerate(ORDER))
+    scale, minimum = torch.stack([scale, minimum], 2).unbind(2)
     return QuantizedLinear(form, torch.as_tensor(packed), scale, minimum, bias)
 
 

@@ -115,6 +115,13 @@ CARDS = (
         3.35e12,
         {"vector": 67e12, "fp32": 495e12, "bf16": 989e12, "fp16": 989e12, "int8": 1979e12, "fp8": 1979e12},
     ),
+    # NVIDIA H200 Tensor Core GPU data sheet (2024), SXM; likewise.
+    Card(
+        "H200",
+        "sm_90",
+        4.8e12,
+        {"vector": 67e12, "fp32": 495e12, "bf16": 989e12, "fp16": 989e12, "int8": 1979e12, "fp8": 1979e12},
+    ),
     # AMD Instinct MI300X data sheet (2023).
     Card(
         "MI300X",

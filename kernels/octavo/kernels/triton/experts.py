@@ -150,7 +150,9 @@ def tile(num_rows: int, num_experts: int, itemsize: int, gated: bool, architectu
     tokens = 16 if each <= 16 else 64 if each <= 128 else 128
     inputs = (256 if tokens == 16 and not gated else 128) // itemsize
     stages = 2 if architecture == "gfx942" else 3
-    return Tile({"TOKENS": tokens, "OUTPUTS": 64, "INPUTS": inputs}, 8 if tokens == 128 else 4, stages)
+    # On an H200 the fastest of eight for many tokens, by a fifth.
+    outputs = 128 if tokens == 128 and itemsize == 2 and architecture == "sm_90" else 64
+    return Tile({"TOKENS": tokens, "OUTPUTS": outputs, "INPUTS": inputs}, 8 if tokens == 128 else 4, stages)
 
 
 def variants() -> Iterator[Variant]:

@@ -206,12 +206,70 @@ def unpack(words, HALF: tl.constexpr):
     return tl.reshape(halves, (words.shape[0], 8 * words.shape[1])).to(HALF, bitcast=True)
 
 
+@triton.jit
+def exist(places, start, end, PLACES: tl.constexpr, GROUP: tl.constexpr):
+    """Which places of a tile lie before `end`, PLACES to a group: all of a group or none, as the compiler
+    sees, so that loads stay wide."""
+    return start // GROUP + places // PLACES < end // GROUP
+
+
+@triton.jit
+def widened(
+    weight_ptr,
+    scale_ptr,
+    rows,
+    start,
+    end,
+    n,
+    GROUP: tl.constexpr,
+    INPUTS: tl.constexpr,
+    HALF: tl.constexpr,
+):
+    """Weights of rows, [len(rows), INPUTS], float32, from column `start` on; 0 from `end` on.
+
+    They are scale · (16 + q) + rest, where rest is minimum - 16 · scale. scale_ptr: int32, pairs of float16,
+    scale and minimum: what is copied to shared memory ahead of its use has four bytes at least.
+    """
+    GROUPS: tl.constexpr = INPUTS // GROUP if INPUTS > GROUP else 1
+    word = tl.arange(0, INPUTS // 8)
+    words = tl.load(
+        weight_ptr + rows[:, None] * (n // 8) + (start // 8 + word)[None, :],
+        mask=exist(word, start, end, GROUP // 8, GROUP)[None, :],
+        other=0,
+    )
+    above = tl.reshape(
+        unpack(words.to(tl.uint32, bitcast=True), HALF), (rows.shape[0], GROUPS, INPUTS // GROUPS)
+    )
+    group = start // GROUP + tl.arange(0, GROUPS)
+    pairs = scale_ptr + rows[:, None] * (n // GROUP) + group[None, :]
+    pair = tl.load(pairs, mask=(group < end // GROUP)[None, :], other=0).to(tl.uint32, bitcast=True)
+    scale = (pair & 0xFFFF).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
+    minimum = (pair >> 16).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
+    weight = above.to(tl.float32) * scale[:, :, None] + (minimum - 16.0 * scale)[:, :, None]
+    return tl.reshape(weight, (rows.shape[0], INPUTS))
+
+
+@triton.jit
+def widen_int4_kernel(
+    weight_ptr, scale_ptr, out_ptr, m, n, GROUP: tl.constexpr, OUTPUTS: tl.constexpr, INPUTS: tl.constexpr
+):
+    """A program writes a tile of the weights, [m, n], in the type of `out`."""
+    rows = tl.program_id(0) * OUTPUTS + tl.arange(0, OUTPUTS)
+    last = tl.minimum(rows, m - 1).to(tl.int64)
+    start = tl.program_id(1) * INPUTS
+    HALF: tl.constexpr = tl.float16 if out_ptr.dtype.element_ty == tl.float16 else tl.bfloat16
+    weight = widened(weight_ptr, scale_ptr, last, start, n, n, GROUP, INPUTS, HALF)
+    columns = start + tl.arange(0, INPUTS)
+    mask = (rows < m)[:, None] & (columns < n)[None, :]
+    at = out_ptr + last[:, None] * n + columns[None, :]
+    tl.store(at, weight.to(out_ptr.dtype.element_ty), mask=mask)
+
+
 @triton.jit(do_not_specialize=["num_tokens", "has_bias"])
 def int4_product_kernel(
     x_ptr,
     weight_ptr,
     scale_ptr,
-    minimum_ptr,
     bias_ptr,
     out_ptr,
     num_tokens,
@@ -225,33 +283,19 @@ def int4_product_kernel(
     OUTPUTS: tl.constexpr,
     INPUTS: tl.constexpr,
 ):
-    """INPUTS divides GROUP. Weights are scale · (16 + q) + rest, where rest is minimum - 16 · scale.
-
-    For few tokens it is products that are scaled, of which there are fewer than weights: instructions are
-    scarce then. Matrix instructions are not, so they add up x for the rests.
-    """
+    """GROUP divides INPUTS, or INPUTS GROUP. scale_ptr: as `widened` has it."""
     token_tile, output_tile = place(tl.program_id(0), tl.cdiv(num_tokens, TOKENS), tl.cdiv(m, OUTPUTS))
     tokens = token_tile * TOKENS + tl.arange(0, TOKENS)
     outputs = output_tile * OUTPUTS + tl.arange(0, OUTPUTS)
     x_rows = x_ptr + tl.minimum(tokens, num_tokens - 1).to(tl.int64)[None, :] * stride
     last = tl.minimum(outputs, m - 1).to(tl.int64)
-    word_rows = weight_ptr + last[:, None] * (n // 8) + tl.arange(0, INPUTS // 8)[None, :]
     begin, end = share_of_split(n, INPUTS)
     inputs = tl.arange(0, INPUTS)
     HALF: tl.constexpr = tl.float16 if x_ptr.dtype.element_ty == tl.float16 else tl.bfloat16
     acc = tl.zeros((OUTPUTS, TOKENS), tl.float32)
     for start in range(begin, end, INPUTS):
-        words = tl.load(word_rows + start // 8).to(tl.uint32, bitcast=True)
-        x = tl.load(x_rows + (start + inputs)[:, None])
-        scale = tl.load(scale_ptr + last * (n // GROUP) + start // GROUP).to(tl.float32)
-        minimum = tl.load(minimum_ptr + last * (n // GROUP) + start // GROUP).to(tl.float32)
-        above = unpack(words, HALF)
-        rest = minimum - 16.0 * scale
-        if TOKENS <= 16 and x.dtype.primitive_bitwidth == 16:
-            sums = dot(tl.full((OUTPUTS, INPUTS), 1.0, x.dtype), x)
-            acc += dot(above.to(x.dtype), x) * scale[:, None]
-            acc += sums * rest[:, None]
-        else:
-            weight = above.to(tl.float32) * scale[:, None] + rest[:, None]
-            acc += dot(weight.to(x.dtype), x)
+        weight = widened(weight_ptr, scale_ptr, last, start, end, n, GROUP, INPUTS, HALF)
+        exists = exist(inputs, start, end, GROUP, GROUP)
+        x = tl.load(x_rows + (start + inputs)[:, None], mask=exists[:, None], other=0.0)
+        acc += dot(weight.to(x.dtype), x)
     store_product(acc, out_ptr, bias_ptr, tokens, outputs, num_tokens, m, has_bias, SPLIT)

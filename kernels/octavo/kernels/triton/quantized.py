@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 
 ROUNDING = Tile({"BLOCK": 2048}, num_warps=8)
 ADDING = Tile({"BLOCK": 1024})
+WIDENING = Tile({"OUTPUTS": 16, "INPUTS": 256})
+MOST_UNPACKED = 128
+"""Tokens up to which weights of 4 bits are widened as they are multiplied; for more of them it is done once,
+into memory, since every tile of tokens would unpack them again."""
 FP8 = {"sm_90": "fp8e4nv", "sm_100": "fp8e4nv", "gfx942": "fp8e4b8"}
 """Triton's name of the float8 that an architecture multiplies; the others widen weights of fp8e4nv."""
 NAMES = {torch.int8: "int8", torch.float8_e4m3fn: "fp8e4nv", torch.float8_e4m3fnuz: "fp8e4b8"}
@@ -73,6 +77,8 @@ def multiply(x: Tensor, layer: QuantizedLinear, num_splits: int | None) -> Tenso
     num_tokens, n = x.shape
     m = layer.weight.shape[0]
     assert x.stride(1) == 1, "a row's elements lie side by side"
+    if layer.form == "int4" and num_tokens > MOST_UNPACKED:
+        return torch.nn.functional.linear(x, widen(layer, x.dtype), layer.bias)
     out = torch.empty((num_tokens, m), dtype=x.dtype, device=x.device)
     if not num_tokens:
         return out
@@ -81,7 +87,10 @@ def multiply(x: Tensor, layer: QuantizedLinear, num_splits: int | None) -> Tenso
         m, sizes.constants["OUTPUTS"]
     )
     if num_splits is None:
-        num_splits = splits(num_tiles, triton.cdiv(n, sizes.constants["INPUTS"]))
+        num_inputs = triton.cdiv(n, sizes.constants["INPUTS"])
+        # Tiles of few tokens with weights of 4 bits mostly wait: more of them at once are faster.
+        programs = 4 if layer.form == "int4" and sizes.constants["TOKENS"] <= 32 else 2
+        num_splits = splits(num_tiles, num_inputs, programs)
     partial = None
     if num_splits > 1:
         partial = torch.empty((num_splits, num_tokens, m), dtype=torch.float32, device=x.device)
@@ -93,8 +102,7 @@ def multiply(x: Tensor, layer: QuantizedLinear, num_splits: int | None) -> Tenso
     match layer.form:
         case "int4":
             products.int4_product_kernel[grid](
-                x, layer.weight, layer.scale, layer.minimum, bias, target, num_tokens, has_bias,
-                m, n, x.stride(0),
+                x, layer.weight, _pairs(layer), bias, target, num_tokens, has_bias, m, n, x.stride(0),
                 GROUP=layer.group, **constants,
             )  # fmt: skip
         case "fp8_weights":
@@ -117,22 +125,54 @@ def multiply(x: Tensor, layer: QuantizedLinear, num_splits: int | None) -> Tenso
     return out
 
 
+def widen(layer: QuantizedLinear, dtype: torch.dtype) -> Tensor:
+    """The weights of a layer of 4 bits, [m, n]."""
+    m, n = layer.weight.shape[0], 8 * layer.weight.shape[1]
+    out = torch.empty((m, n), dtype=dtype, device=layer.weight.device)
+    rows, columns = WIDENING.constants["OUTPUTS"], WIDENING.constants["INPUTS"]
+    products.widen_int4_kernel[(triton.cdiv(m, rows), triton.cdiv(n, columns))](
+        layer.weight, _pairs(layer), out, m, n, GROUP=layer.group, **WIDENING.launch()
+    )
+    return out
+
+
+def _pairs(layer: QuantizedLinear) -> Tensor:
+    """Scales and minima as the kernels read them, int32 [m, n / group, 1]."""
+    m, num_groups = layer.scale.shape
+    both = layer.scale.as_strided((m, num_groups, 2), (2 * num_groups, 2, 1))
+    return both.view(torch.int32)
+
+
 def tile(form: str, num_tokens: int, group: int | None, architecture: str) -> Tile:
-    few = num_tokens <= 16
-    tokens, outputs = (16, 64) if few else (64, 64) if num_tokens <= 256 else (128, 128)
-    inputs, stages = (128, 4) if few else (64, 3) if form in ("int4", "fp8_weights") else (128, 3)
-    if group is not None and group < inputs:
-        # As many weights in a tile as else, so that what a tile costs is not more of each.
-        outputs = outputs * inputs // group if few else outputs
-        inputs, stages = group, stages + few
+    """Of a handful the fastest on an H200."""
+    warps = 4
+    if form == "int4":
+        tokens = 16 if num_tokens <= 16 else 32 if num_tokens <= 32 else 64 if num_tokens <= 64 else 128
+        outputs, inputs, stages = (64, 64, 4) if tokens == 128 else (64, 128, 3)
+    elif form == "fp8_weights" or group is not None:
+        tokens = 16 if num_tokens <= 16 else 64 if num_tokens <= 256 else 128
+        outputs, warps = (128, 8) if tokens == 128 else (64, 4)
+        inputs, stages = (128, 4) if tokens == 16 else (64 if form == "fp8_weights" else 128, 3)
+        if group is not None and group < inputs:
+            # As many weights in a tile as else, so that what a tile costs is not more of each.
+            outputs = outputs * inputs // group if tokens == 16 else outputs
+            inputs, stages = group, stages + (tokens == 16)
+    elif num_tokens <= 64:
+        tokens = 16 if num_tokens <= 16 else 32 if num_tokens <= 32 else 64
+        outputs, inputs, stages = (64, 128, 4) if tokens == 32 else (64, 256, 4 if tokens == 16 else 3)
+    elif num_tokens <= 256:
+        tokens, outputs, inputs, stages = 128, 64, 128, 4
+    else:
+        tokens, outputs, inputs, stages = 128, 128, 128, 3
+        warps = 4 if architecture == "sm_90" else 8
     # AMD loads ahead into registers: more than the next tile costs what could run beside it.
     stages = 2 if architecture == "gfx942" else stages
-    return Tile({"TOKENS": tokens, "OUTPUTS": outputs, "INPUTS": inputs}, 8 if tokens == 128 else 4, stages)
+    return Tile({"TOKENS": tokens, "OUTPUTS": outputs, "INPUTS": inputs}, warps, stages)
 
 
-def splits(num_tiles: int, num_inputs: int) -> int:
-    """So many that the GPU is full, as far as each has four tiles of inputs to add up."""
-    return max(1, min((multiprocessors() or OF_AN_A100) * 2 // num_tiles, num_inputs // 4, 16))
+def splits(num_tiles: int, num_inputs: int, programs: int = 2) -> int:
+    """So many that each multiprocessor has `programs`, as far as each of them has four tiles of inputs."""
+    return max(1, min((multiprocessors() or OF_AN_A100) * programs // num_tiles, num_inputs // 4, 16))
 
 
 def variants() -> Iterator[Variant]:
@@ -152,8 +192,22 @@ def variants() -> Iterator[Variant]:
                 "has_bias": "i32",
             },
         )
-    for dtype, num_tokens, split in product(FLOATS, (16, 256, 8192), (False, True)):
-        yield from _product_variants(dtype, num_tokens, split)
+    for dtype, split in product(FLOATS, (False, True)):
+        yield from _product_variants(dtype, split)
+    for dtype, group in product(FLOATS, GROUPS):
+        yield Variant(
+            kernel=products.widen_int4_kernel,
+            dtype=dtype,
+            tile=WIDENING,
+            arguments={
+                "weight_ptr": "*i32:16",
+                "scale_ptr": "*i32:16",
+                "out_ptr": f"*{dtype}:16",
+                "m": "i32:16",
+                "n": "i32:16",
+            },
+            constants={"GROUP": group},
+        )
 
 
 def _rounding_variants() -> Iterator[Variant]:
@@ -179,14 +233,14 @@ def _computing(to: str) -> tuple[str, ...]:
     return tuple(name for name in ARCHITECTURES if to == "int8" or FP8.get(name) == to)
 
 
-def _product_variants(dtype: str, num_tokens: int, split: bool) -> Iterator[Variant]:
+def _product_variants(dtype: str, split: bool) -> Iterator[Variant]:
     # fp32 is for tests of a GPU against the reference: as exact products it is slow, and may spill.
     out = {"bias_ptr": f"*{dtype}:16", "out_ptr": "*fp32:16" if split else f"*{dtype}:16"}
     sizes = {"num_tokens": "i32", "has_bias": "i32", "m": "i32:16", "n": "i32:16"}
     constants = {"SPLIT": split}
     x = {"x_ptr": f"*{dtype}:16"}
     for group in GROUPS:
-        for sizes_of_tile, architectures in _tiles("int4", num_tokens, group):
+        for sizes_of_tile, architectures in _tiles("int4", group):
             yield Variant(
                 kernel=products.int4_product_kernel,
                 dtype=dtype,
@@ -194,8 +248,7 @@ def _product_variants(dtype: str, num_tokens: int, split: bool) -> Iterator[Vari
                 arguments={
                     **x,
                     "weight_ptr": "*i32:16",
-                    "scale_ptr": "*fp16:16",
-                    "minimum_ptr": "*fp16:16",
+                    "scale_ptr": "*i32:16",
                     **out,
                     **sizes,
                     "stride": "i32:16",
@@ -204,7 +257,7 @@ def _product_variants(dtype: str, num_tokens: int, split: bool) -> Iterator[Vari
                 hot=dtype != "fp32",
                 architectures=architectures,
             )
-    for sizes_of_tile, architectures in _tiles("fp8_weights", num_tokens, None):
+    for sizes_of_tile, architectures in _tiles("fp8_weights", None):
         yield Variant(
             kernel=products.fp8_product_kernel,
             dtype=dtype,
@@ -223,9 +276,7 @@ def _product_variants(dtype: str, num_tokens: int, split: bool) -> Iterator[Vari
         )
     for to, group in [("fp8e4nv", 0), ("fp8e4b8", 0), *(("int8", group) for group in (0, *GROUPS))]:
         pointer = f"*{'i8' if to == 'int8' else to}:16"
-        for sizes_of_tile, architectures in _tiles(
-            "int8" if to == "int8" else "fp8", num_tokens, group or None
-        ):
+        for sizes_of_tile, architectures in _tiles("int8" if to == "int8" else "fp8", group or None):
             yield Variant(
                 kernel=products.rounded_product_kernel,
                 dtype=f"{dtype} {to}",
@@ -243,8 +294,10 @@ def _product_variants(dtype: str, num_tokens: int, split: bool) -> Iterator[Vari
             )
 
 
-def _tiles(form: str, num_tokens: int, group: int | None) -> Iterator[tuple[Tile, tuple[str, ...]]]:
-    return grouped_by_tile(lambda architecture: [tile(form, num_tokens, group, architecture)])
+def _tiles(form: str, group: int | None) -> Iterator[tuple[Tile, tuple[str, ...]]]:
+    """All that a launch may have."""
+    counts = [count for count in (16, 32, 64, 128, 8192) if form != "int4" or count <= MOST_UNPACKED]
+    return grouped_by_tile(lambda name: [tile(form, count, group, name) for count in counts])
 
 
 def workloads() -> Iterator[Workload]:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["sample", "score", "variants", "workloads"]
 
 SURVEY = Tile({"CHUNK": 1024})
+FRONT = 16
+"""Tokens of each chunk that are put together if there are no more of them above what every cut drops."""
 
 
 def sample(logits: Tensor, sampling: Any, put: Put | None = None) -> Sampled:
@@ -45,21 +47,28 @@ def choose(logits: Tensor, sampling: Any, tensor: Put) -> tuple[Tensor, Tensor]:
     device = logits.device
     assert logits.stride(1) == 1, "a row's elements lie side by side"
 
+    token_ids = torch.empty(num_rows, dtype=torch.int32, device=device)
+    scaled = torch.empty((num_rows, vocab_size), dtype=torch.float32, device=device)
+    if not num_rows:
+        return token_ids, scaled
+
     temperature = np.where(sampling.candidates > 0, np.float32(0), sampling.temperature)
     log_min_p = torch.from_numpy(sampling.min_p).log().numpy()
-    floats = tensor(np.stack([temperature, sampling.top_p, log_min_p]))
-    keys = tensor(np.stack([sampling.seeds.view(np.int64), sampling.draws]))
-    top_k = tensor(sampling.top_k)
+    keys, floats, top_k = together(
+        tensor,
+        np.stack([sampling.seeds.view(np.int64), sampling.draws]),
+        np.stack([temperature, sampling.top_p, log_min_p]),
+        sampling.top_k,
+    )
 
     chunk = SURVEY.constants["CHUNK"]
     num_chunks = triton.cdiv(vocab_size, chunk)
-    scaled = torch.empty((num_rows, vocab_size), dtype=torch.float32, device=device)
     peaks = torch.empty((num_rows, num_chunks), dtype=torch.float32, device=device)
-    least = torch.empty_like(peaks)
+    least, weights = torch.empty_like(peaks), torch.empty_like(peaks)
     peak_tokens = torch.empty((num_rows, num_chunks), dtype=torch.int32, device=device)
-    token_ids = torch.empty(num_rows, dtype=torch.int32, device=device)
-    if not num_rows:
-        return token_ids, scaled
+    counts = torch.empty_like(peak_tokens)
+    fronts = torch.empty((num_rows, num_chunks, FRONT), dtype=torch.float32, device=device)
+    tokens = torch.empty(fronts.shape, dtype=torch.int32, device=device)
 
     masked = len(sampling.mask_rows) > 0
     mask_rows, masks = top_k, top_k
@@ -69,20 +78,46 @@ def choose(logits: Tensor, sampling: Any, tensor: Put) -> tuple[Tensor, Tensor]:
         # The masks are asked for last: this may wait.
         mask_rows, masks = tensor(of_rows), tensor(sampling.masks().view(np.int32))
     choice.survey_kernel[(num_chunks, num_rows)](
-        logits, scaled, peaks, peak_tokens, least, floats, mask_rows, masks,
+        logits, scaled, peaks, peak_tokens, least, weights, floats, mask_rows, masks,
         vocab_size, logits.stride(0), masks.shape[-1], MASKED=masked, **SURVEY.launch(),
     )  # fmt: skip
+    if (temperature > 0).any():
+        choice.collect_kernel[(num_chunks, num_rows)](
+            scaled, peaks, weights, floats, top_k, counts, fronts, tokens, vocab_size, num_chunks,
+            **collecting(vocab_size).launch(),
+        )  # fmt: skip
     choice.choose_kernel[(num_rows,)](
-        scaled, peaks, peak_tokens, least, floats, top_k, keys, token_ids, vocab_size, num_chunks,
-        **tile(vocab_size).launch(),
+        scaled, peaks, peak_tokens, least, weights, counts, fronts, tokens, floats, top_k, keys, token_ids,
+        vocab_size, num_chunks, **choosing(vocab_size).launch(),
     )  # fmt: skip
     return token_ids, scaled
 
 
-def tile(vocab_size: int) -> Tile:
-    peaks = triton.next_power_of_2(triton.cdiv(vocab_size, SURVEY.constants["CHUNK"]))
-    block = min(4096, triton.next_power_of_2(vocab_size))
-    return Tile({"PEAKS": peaks, "BLOCK": block}, num_warps=16 if block == 4096 else 4)
+def together(tensor: Put, *arrays: np.ndarray) -> list[Tensor]:
+    """The arrays on the device by one copy, each where kernels load 16 bytes at once."""
+    starts = np.cumsum([0, *(-(-array.nbytes // 16) * 16 for array in arrays)])
+    data = np.empty(starts[-1], np.uint8)
+    for array, start in zip(arrays, starts[:-1], strict=True):
+        data[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
+    moved = tensor(data)
+    return [
+        moved[start : start + array.nbytes].view(torch.from_numpy(array[:0]).dtype).view(array.shape)
+        for array, start in zip(arrays, starts[:-1].tolist(), strict=True)
+    ]
+
+
+def collecting(vocab_size: int) -> Tile:
+    return Tile({"PEAKS": _peaks(vocab_size), **SURVEY.constants, "FRONT": FRONT})
+
+
+def choosing(vocab_size: int) -> Tile:
+    block = min(4096, max(64, triton.next_power_of_2(vocab_size)))
+    warps = 16 if block == 4096 else 4
+    return Tile({"PEAKS": _peaks(vocab_size), "FRONT": FRONT, "BLOCK": block}, warps)
+
+
+def _peaks(vocab_size: int) -> int:
+    return max(16, int(triton.next_power_of_2(triton.cdiv(vocab_size, SURVEY.constants["CHUNK"]))))
 
 
 def variants() -> Iterator[Variant]:
@@ -97,6 +132,7 @@ def variants() -> Iterator[Variant]:
                 "peaks_ptr": "*fp32:16",
                 "peak_tokens_ptr": "*i32:16",
                 "least_ptr": "*fp32:16",
+                "weights_ptr": "*fp32:16",
                 "floats_ptr": "*fp32:16",
                 "mask_rows_ptr": "*i32:16",
                 "masks_ptr": "*i32:16",
@@ -108,14 +144,35 @@ def variants() -> Iterator[Variant]:
         )
     for vocab_size in (512, 32_000, 49_152, 128_256, 151_936, 262_144):
         yield Variant(
+            kernel=choice.collect_kernel,
+            dtype="fp32",
+            tile=collecting(vocab_size),
+            arguments={
+                "scaled_ptr": "*fp32:16",
+                "peaks_ptr": "*fp32:16",
+                "weights_ptr": "*fp32:16",
+                "floats_ptr": "*fp32:16",
+                "top_k_ptr": "*i32:16",
+                "counts_ptr": "*i32:16",
+                "fronts_ptr": "*fp32:16",
+                "tokens_ptr": "*i32:16",
+                "vocab_size": "i32:16",
+                "num_chunks": "i32",
+            },
+        )
+        yield Variant(
             kernel=choice.choose_kernel,
             dtype="fp32",
-            tile=tile(vocab_size),
+            tile=choosing(vocab_size),
             arguments={
                 "scaled_ptr": "*fp32:16",
                 "peaks_ptr": "*fp32:16",
                 "peak_tokens_ptr": "*i32:16",
                 "least_ptr": "*fp32:16",
+                "weights_ptr": "*fp32:16",
+                "counts_ptr": "*i32:16",
+                "fronts_ptr": "*fp32:16",
+                "tokens_ptr": "*i32:16",
                 "floats_ptr": "*fp32:16",
                 "top_k_ptr": "*i32:16",
                 "keys_ptr": "*i64:16",
@@ -133,7 +190,13 @@ def workloads() -> Iterator[Workload]:
         def prepare(device: torch.device, num_rows: int = num_rows) -> Call:
             logits = torch.randn(num_rows, vocab_size, dtype=torch.bfloat16, device=device) * 3
             rows = _Rows(num_rows)
-            return lambda: choose(logits, rows, putting(logits))
+            sent: list[Tensor] = []
+
+            def once(array: np.ndarray) -> Tensor:
+                sent[:] = sent or [putting(logits)(array)]
+                return sent[0]
+
+            return lambda: choose(logits, rows, once)
 
         yield Workload(
             op="sample",
