@@ -52,7 +52,7 @@ PRECISIONS = (
     Precision("as packed, 8-bit KV", {"dtype": "auto", "quantization": "auto", **INT8_KV}, 0.05),
     Precision("torch: int4", {"dtype": "float32", "runner": "torch", "quantization": "int4"}, 0.05),
     Precision("torch: fp8", {"dtype": "float32", "runner": "torch", "quantization": "fp8"}),
-    Precision("torch: int8", {"dtype": "float32", "runner": "torch", "quantization": "int8"}),
+    Precision("torch: int8", {"dtype": "float32", "runner": "torch", "quantization": "int8"}, 0.01),
 )
 
 

@@ -103,12 +103,31 @@ def test_rows_that_lie_apart(form: str) -> None:
     "dtype", [torch.int8, torch.float8_e4m3fn, pytest.param(torch.float8_e4m3fnuz, marks=INTERPRETED)]
 )
 def test_activations_are_rounded_as_the_reference_does(dtype: torch.dtype) -> None:
-    x = rows(9, 5000, torch.float32)
+    check_rounding(rows(9, 5000, torch.float32), dtype, transformed=False)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_what_is_transformed_is_added_up_as_the_reference_does(dtype: torch.dtype) -> None:
+    check_rounding(rows(9, 4992, dtype), torch.int8, transformed=True)
+
+
+def check_rounding(x: torch.Tensor, dtype: torch.dtype, *, transformed: bool) -> None:
     x[3] = 0.0
-    for actual, expected in zip(
-        quantized.quantize_rows(x, dtype), oracle.quantize_rows(x, dtype), strict=True
-    ):
-        assert torch.equal(actual.float(), expected.float())
+    ours, expected = (room.quantize_rows(x, dtype, transformed) for room in (quantized, oracle))
+    for actual, wanted in zip(ours, expected, strict=True):
+        assert torch.equal(actual.float(), wanted.float())
+
+
+def test_a_transform_leaves_products_as_they_are_and_spreads_what_stands_out() -> None:
+    x, weight = rows(8, 192, torch.float32), rows(5, 192, torch.float32)
+    x[:, 70] = 100.0
+    moved = oracle.hadamard(x)
+    torch.testing.assert_close(moved @ oracle.hadamard(weight).T, x @ weight.T, atol=1e-3, rtol=1e-5)
+    assert moved.abs().amax() < 20
+    # A pattern that comes again and again is spread as well.
+    constant = torch.ones(1, 64)
+    for pattern in (constant, constant * torch.tensor([1.0, -1.0] * 32)):
+        assert oracle.hadamard(pattern).abs().amax() <= 1.0 + 1e-6
 
 
 @INTERPRETED

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +13,10 @@ ORDER = (0, 2, 4, 6, 1, 3, 5, 7)
 et al., 2023): one mask takes two neighbours for the two halves of a register."""
 
 
+HADAMARD = 64
+"""Elements that are transformed together before they are rounded."""
+
+
 @dataclass(frozen=True, slots=True)
 class QuantizedLinear:
     """A matrix of m rows and n columns as the rooms of torch keep it.
@@ -20,6 +25,7 @@ class QuantizedLinear:
     scale: float32 [m, 1] or float16 [m, n / group]; minimum, of "int4" alone: float16 [m, n / group], each
         beside its scale in memory. A weight is scale · q, or scale · q + minimum.
     bias: [m].
+    transformed: whether rows went through `hadamard` before, and activations have to.
     """
 
     form: str
@@ -27,6 +33,7 @@ class QuantizedLinear:
     scale: Tensor
     minimum: Tensor | None
     bias: Tensor | None
+    transformed: bool = False
 
     @property
     def group(self) -> int | None:
@@ -57,11 +64,12 @@ def pack_quantized(
     if form.startswith("fp8"):
         scale = _scale(rows.abs().amax(1, keepdim=True) / torch.finfo(fp8).max)
         return QuantizedLinear(form, (rows / scale).to(fp8), scale, None, bias)
-    groups = rows.view(len(rows), -1, group or n)
+    transformed = form == "int8" and group is None and n % HADAMARD == 0
+    groups = (hadamard(rows) if transformed else rows).view(len(rows), -1, group or n)
     if form == "int8":
         scale = _scale(groups.abs().amax(2) / 127).to(torch.float32 if group is None else torch.float16)
         q = (groups / scale.float()[:, :, None]).round().clamp(-127, 127)
-        return QuantizedLinear(form, q.to(torch.int8).flatten(1), scale, None, bias)
+        return QuantizedLinear(form, q.to(torch.int8).flatten(1), scale, None, bias, transformed)
     minimum = groups.amin(2).half()
     scale = _scale((groups.amax(2) - minimum.float()) / 15).half()
     q = ((groups - minimum.float()[:, :, None]) / scale.float()[:, :, None]).round().clamp(0, 15)
@@ -78,7 +86,7 @@ def quantized_linear(x: Tensor, layer: QuantizedLinear) -> Tensor:
         case "int4":
             y = x.float() @ _of_4_bits(layer).to(x.dtype).float().T
         case _:
-            q, x_scale = quantize_rows(x, layer.weight.dtype)
+            q, x_scale = quantize_rows(x, layer.weight.dtype, layer.transformed)
             width = layer.group or x.shape[1]
             # Of the integers exact, in this type.
             products = torch.einsum(
@@ -90,13 +98,27 @@ def quantized_linear(x: Tensor, layer: QuantizedLinear) -> Tensor:
     return (y if layer.bias is None else y + layer.bias.float()).to(x.dtype)
 
 
-def quantize_rows(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def hadamard(x: Tensor) -> Tensor:
+    """Walsh and Hadamard's transform of each HADAMARD elements, float32 [rows, n]: what stands out is spread
+    over all (QuaRot, Ashkboos et al., 2024). Signs of a bent function come before, so that no common pattern
+    ends up in one element. Products of two rows that are transformed are those of the two."""
+    at = torch.arange(HADAMARD, device=x.device)
+    bent = (at & at >> 1) ^ (at >> 2 & at >> 3) ^ (at >> 4 & at >> 5)
+    sums = x.view(-1, HADAMARD) * (1.0 - 2.0 * (bent & 1))
+    for stage in range(HADAMARD.bit_length() - 1):
+        first, second = sums.view(-1, 2, 1 << stage).unbind(1)
+        sums = torch.stack([first + second, first - second], 1)
+    return (sums / math.sqrt(HADAMARD)).view(x.shape)
+
+
+def quantize_rows(x: Tensor, dtype: torch.dtype, transformed: bool = False) -> tuple[Tensor, Tensor]:
     """x: [num_tokens, n] → int8 or float8 of the same shape, and the scale of each row, float32
     [num_tokens]."""
     integer = dtype is torch.int8
     largest = 127.0 if integer else torch.finfo(dtype).max
-    scale = _scale(x.float().abs().amax(1) / largest)
-    scaled = x.float() * scale.reciprocal()[:, None]
+    x = hadamard(x.float()) if transformed else x.float()
+    scale = _scale(x.abs().amax(1) / largest)
+    scaled = x * scale.reciprocal()[:, None]
     return (scaled.round() if integer else scaled).clamp(-largest, largest).to(dtype), scale
 
 

@@ -9,7 +9,46 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from octavo.kernels.reference import quantized as reference
 from octavo.kernels.triton.arithmetic import dot
+
+HADAMARD = tl.constexpr(reference.HADAMARD)
+
+
+@triton.jit
+def sums_of_neighbours(x, DISTANCE: tl.constexpr):
+    """x: [rows, n]. Of elements that far apart their sum and their difference, in their places."""
+    pairs = tl.reshape(x, (x.shape[0], x.shape[1] // (2 * DISTANCE), 2, DISTANCE))
+    first, second = tl.split(tl.permute(pairs, (0, 1, 3, 2)))
+    pairs = tl.permute(tl.join(first + second, first - second), (0, 1, 3, 2))
+    return tl.reshape(pairs, x.shape)
+
+
+@triton.jit
+def sums_across_threads(x, at, DISTANCE: tl.constexpr):
+    """The same of elements that other threads of a warp have. at: their places in a row."""
+    other = tl.gather(x, tl.broadcast_to((at ^ DISTANCE)[None, :], x.shape), 1)
+    return tl.where((at & DISTANCE == 0)[None, :], x + other, other - x)
+
+
+@triton.jit
+def hadamard(x, BLOCK: tl.constexpr):
+    """x: float32 [BLOCK]. As `reference.quantized.hadamard`, sums in the same order."""
+    at = tl.arange(0, HADAMARD)
+    bent = (at & (at >> 1)) ^ ((at >> 2) & (at >> 3)) ^ ((at >> 4) & (at >> 5))
+    sums = tl.reshape(x, (BLOCK // HADAMARD, HADAMARD)) * (1 - 2 * (bent & 1)).to(tl.float32)[None, :]
+    sums = sums_of_neighbours(sums_of_neighbours(sums_of_neighbours(sums, 1), 2), 4)
+    for stage in tl.static_range(3, 6):
+        sums = sums_across_threads(sums, at, 1 << stage)
+    return tl.reshape(sums, (BLOCK,)) * 0.125
+
+
+@triton.jit
+def rounded_next(x_row, start, n, TRANSFORMED: tl.constexpr, BLOCK: tl.constexpr):
+    """A block of a row as it is to be rounded."""
+    at = start + tl.arange(0, BLOCK)
+    x = tl.load(x_row + at, mask=at < n, other=0.0).to(tl.float32)
+    return hadamard(x, BLOCK) if TRANSFORMED else x
 
 
 @triton.jit
@@ -21,6 +60,7 @@ def quantize_rows_kernel(
     stride,
     LARGEST: tl.constexpr,
     LEAST: tl.constexpr,
+    TRANSFORMED: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     """A program rounds a row, x to q: once through it for its largest, once more, from the cache, to round.
@@ -32,15 +72,14 @@ def quantize_rows_kernel(
     x_row = x_ptr + row.to(tl.int64) * stride
     largest = tl.zeros((BLOCK,), tl.float32)
     for start in range(0, n, BLOCK):
-        at = start + columns
-        largest = tl.maximum(largest, tl.abs(tl.load(x_row + at, mask=at < n, other=0.0).to(tl.float32)))
+        largest = tl.maximum(largest, tl.abs(rounded_next(x_row, start, n, TRANSFORMED, BLOCK)))
     scale = tl.div_rn(tl.max(largest, 0), LARGEST)
     scale = tl.where(scale > 2.0**-24, scale, 1.0)
     tl.store(scale_ptr + row, scale)
     inverse = tl.div_rn(1.0, scale)
     for start in range(0, n, BLOCK):
         at = start + columns
-        scaled = tl.load(x_row + at, mask=at < n, other=0.0).to(tl.float32) * inverse
+        scaled = rounded_next(x_row, start, n, TRANSFORMED, BLOCK) * inverse
         # Rounded here, to even, as backends differ in how they convert: the sum with so large a number has no
         # bits left for what is too fine.
         if LEAST > 0:

@@ -49,7 +49,7 @@ def pack_quantized(
     return reference.pack_quantized(weight, bias, form, group)
 
 
-def quantize_rows(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def quantize_rows(x: Tensor, dtype: torch.dtype, transformed: bool = False) -> tuple[Tensor, Tensor]:
     """As `reference.quantized.quantize_rows`."""
     num_tokens, n = x.shape
     q = torch.empty((num_tokens, n), dtype=dtype, device=x.device)
@@ -63,6 +63,7 @@ def quantize_rows(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         x.stride(0),
         LARGEST=largest,
         LEAST=least,
+        TRANSFORMED=transformed,
         **ROUNDING.launch(),
     )
     return q, scale
@@ -112,7 +113,7 @@ def multiply(x: Tensor, layer: QuantizedLinear, num_splits: int | None) -> Tenso
                 **constants,
             )  # fmt: skip
         case _:
-            q, x_scale = quantize_rows(x, layer.weight.dtype)
+            q, x_scale = quantize_rows(x, layer.weight.dtype, layer.transformed)
             products.rounded_product_kernel[grid](
                 q, x_scale, layer.weight, layer.scale, bias, target, num_tokens, has_bias, m, n,
                 GROUP=layer.group or 0, INTEGER=layer.form == "int8", **constants,
@@ -219,14 +220,15 @@ def _rounding_variants() -> Iterator[Variant]:
             "n": "i32:16",
             "stride": "i32:16",
         }
-        yield Variant(
-            kernel=products.quantize_rows_kernel,
-            dtype=f"{dtype} {to}",
-            tile=ROUNDING,
-            arguments=arguments,
-            constants={"LARGEST": largest, "LEAST": least},
-            architectures=_computing(to),
-        )
+        for transformed in (False, True) if to == "int8" else (False,):
+            yield Variant(
+                kernel=products.quantize_rows_kernel,
+                dtype=f"{dtype} {to}",
+                tile=ROUNDING,
+                arguments=arguments,
+                constants={"LARGEST": largest, "LEAST": least, "TRANSFORMED": transformed},
+                architectures=_computing(to),
+            )
 
 
 def _computing(to: str) -> tuple[str, ...]:
