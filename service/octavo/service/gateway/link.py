@@ -49,7 +49,7 @@ class Link:
         self._call: Any = stub.Relay()
         self._inboxes: dict[int, Inbox] = {}
         self._numbers = itertools.count(1)
-        self._outbox = Outbox(self._call, pick)
+        self._outbox = Outbox(self._call)
         self._reading = asyncio.create_task(self._read(), name=f"link to {pick.pod.address}")
 
     async def begin(self, request: bytes, trace: tuple[str, str]) -> Inbox:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from octavo.service.gateway.upstream import was_lost
-
 if TYPE_CHECKING:
     from google.protobuf.message import Message
-
-    from octavo.service.gateway.pool import Pick
 
 
 class Outbox:
@@ -20,17 +17,23 @@ class Outbox:
 
     So a write goes on when the request that it is for is cancelled: gRPC would end the call, and with it the
     requests of all others. If the stream has broken, nothing happens: its reader finds out.
+
+    No write outlasts its call. Left to gRPC, one that waits for the call to begin would wait for ever when
+    that is cancelled before.
     """
 
-    def __init__(self, call: Any, pick: Pick) -> None:
+    def __init__(self, call: Any) -> None:
         self._call = call
-        self._pick = pick
         self._lock = asyncio.Lock()
         self._writes: set[asyncio.Task[None]] = set()
+        call.add_done_callback(self._give_up)
 
     async def send(self, message: Message) -> None:
-        """Until it is on its way."""
-        await asyncio.shield(self.post(message))
+        """Until it is on its way, or the stream has ended."""
+        write = self.post(message)
+        await asyncio.wait({write})
+        if not write.cancelled():
+            write.result()
 
     def post(self, message: Message) -> asyncio.Task[None]:
         task = asyncio.create_task(self._write(message))
@@ -44,10 +47,9 @@ class Outbox:
 
     async def _write(self, message: Message) -> None:
         async with self._lock:
-            try:
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                 await self._call.write(message)
-            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-                return
-            except asyncio.CancelledError:
-                if not was_lost(self._pick):
-                    raise
+
+    def _give_up(self, _: Any) -> None:
+        for write in self._writes:
+            write.cancel()

@@ -52,7 +52,7 @@ class Upstream:
         self._ended = ended
         self._call: Any = pick.pod.inference.Session(metadata=metadata)
         self._keys = map(str, itertools.count(1))
-        self._outbox = Outbox(self._call, pick)
+        self._outbox = Outbox(self._call)
         self._replays: dict[str, asyncio.Future[None]] = {}
 
     def new_key(self) -> str:
