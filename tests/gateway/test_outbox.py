@@ -41,15 +41,15 @@ class Failing:
 
 
 @pytest.fixture
-async def unanswered() -> AsyncIterator[Any]:
-    """Stubs on a connection that is being made and never is: a call there waits to begin."""
+async def unanswered() -> AsyncIterator[grpc.aio.Channel]:
+    """A connection that is being made and never is: a call there waits to begin."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{server.getsockname()[1]}") as channel:
-            yield InferenceStub(channel)
+            yield channel
 
 
-async def test_a_write_ends_with_a_call_that_has_not_begun(unanswered: Any) -> None:
-    call = unanswered.Session()
+async def test_a_write_ends_with_a_call_that_has_not_begun(unanswered: grpc.aio.Channel) -> None:
+    call: Any = InferenceStub(unanswered).Session()
     outbox = Outbox(call)
     sending = [asyncio.create_task(outbox.send(pb.SessionRequest())) for _ in range(3)]
     _, waiting = await asyncio.wait(sending, timeout=0.05)
@@ -66,7 +66,9 @@ async def test_a_write_that_goes_wrong_tells_its_sender() -> None:
         await Outbox(Failing()).send(pb.SessionRequest())
 
 
-async def test_a_pod_that_is_lost_before_its_stream_has_begun_costs_no_request(unanswered: Any) -> None:
+async def test_a_pod_that_is_lost_before_its_stream_has_begun_costs_no_request(
+    unanswered: grpc.aio.Channel,
+) -> None:
     lost, other = await Answering().start(), await Answering().start()
     other.load.waiting = 32  # so that the first pick is the pod that will be lost
     config = GatewayConfig(pods=(f"tiny={lost.address}", f"tiny={other.address}"), port=0, http=False)
@@ -76,7 +78,7 @@ async def test_a_pod_that_is_lost_before_its_stream_has_begun_costs_no_request(u
         await until_serving(directory, 2)
         [pool] = directory.pools()
         [pod] = [each for each in pool.pods if each.address == lost.address]
-        pod.inference = unanswered
+        pod.inference = InferenceStub(unanswered)
         async with grpc.aio.insecure_channel(gateway.address) as channel:
             session = SessionClient(InferenceStub(channel).Session())
             for name in "abc":
@@ -91,3 +93,27 @@ async def test_a_pod_that_is_lost_before_its_stream_has_begun_costs_no_request(u
             assert await session.call.read() is grpc.aio.EOF
         await gateway.stop()
     await other.die()
+
+
+async def test_a_request_that_is_cancelled_before_it_is_sent_is_under_way_nowhere(
+    unanswered: grpc.aio.Channel,
+) -> None:
+    pod = await Answering().start()
+    config = GatewayConfig(pods=(f"tiny={pod.address}",), port=0, http=False)
+    async with directory_of(config) as directory:
+        gateway = Gateway(config)
+        await gateway.start(directory)
+        await until_serving(directory, 1)
+        [known] = [each for pool in directory.pools() for each in pool.pods]
+        known.channel, answered = unanswered, known.channel
+        async with grpc.aio.insecure_channel(gateway.address) as channel:
+            call = InferenceStub(channel).Generate(pb.GenerateRequest(prompt=pb.Prompt(text="Hello")))
+            async with asyncio.timeout(5):
+                while not known.in_flight:
+                    await asyncio.sleep(0.005)
+                call.cancel()
+                while known.in_flight:
+                    await asyncio.sleep(0.005)
+        known.channel = answered
+        await gateway.stop()
+    await pod.die()

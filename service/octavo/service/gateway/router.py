@@ -156,7 +156,11 @@ class Router:
                 trace = to_command(passage.arrives(pick.pod.address, before))
                 trouble: Trouble | None = None
                 finished = False
-                inbox = await self._links.begin(pick, message, trace)
+                try:
+                    inbox = await self._links.begin(pick, message, trace)
+                except BaseException:
+                    pick.done()
+                    raise
                 try:
                     while not finished:
                         response = await inbox.read()

@@ -16,7 +16,7 @@ from octavo.service.gateway.session_turn import Turn
 from octavo.service.gateway.session_upstream import Upstream
 from octavo.service.gateway.upstream import LOST, Left, Trouble, trouble_of
 from octavo.service.rpc.boundary import Malformed
-from octavo.service.rpc.refusals import within
+from octavo.service.rpc.refusals import Relayed, within
 from octavo.service.rpc.status import status_of
 from octavo.service.rpc.turns import Turns, check_request_id, commands_until, no_command, unknown_request
 from octavo.service.telemetry.context import to_command
@@ -174,6 +174,8 @@ class Session:
             await self._bring(turn, pick)
         except Left as left:
             self._look_for_a_pod(turn, trouble=left.trouble)
+        except Relayed as error:  # of what it goes on from, which another turn has moved meanwhile
+            await self._end(turn, _status_of(error, "a request of a session"))
 
     def _at_parents_pod(self, turn: Turn) -> Pick | None:
         if turn.parent is None or turn.parent.home is None or not turn.parent.home.open:
