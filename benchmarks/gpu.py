@@ -13,6 +13,7 @@ import argparse
 import math
 import sys
 import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -136,20 +137,25 @@ class Bench:
 
     def decode_step(self, num_seqs: int) -> float:
         """Its seconds, on average of many."""
+        with self._decoding(num_seqs):
+            started = time.perf_counter()
+            for _ in range(COUNTED):
+                self.engine.step()
+            return (time.perf_counter() - started) / COUNTED
+
+    @contextmanager
+    def _decoding(self, num_seqs: int) -> Iterator[None]:
+        """So many sequences have decoded for a while, and do for `COUNTED` steps more; then they end."""
         sequences = self._add(num_seqs, self._context, 2 * COUNTED)
         warm = 0
         while warm < WARM_UP:
             self.engine.step()
             assert self.engine.last_step is not None
             warm += self.engine.last_step.num_decode_tokens == num_seqs
-        started = time.perf_counter()
-        for _ in range(COUNTED):
-            self.engine.step()
-        taken = (time.perf_counter() - started) / COUNTED
+        yield
         for sequence in sequences:
             self.engine.cancel(sequence)
         self._finish()
-        return taken
 
     def prefill(self, num_prompts: int) -> float:
         """Seconds of them all."""
@@ -164,17 +170,11 @@ class Bench:
         """What a decode of so many, and a prompt, take of the card: their kernels by time."""
         parts = []
         activities = [torch.profiler.ProfilerActivity.CUDA]
-        sequences = self._add(num_seqs, self._context, 2 * COUNTED)
-        for _ in range(WARM_UP):
-            self.engine.step()
-        with torch.profiler.profile(activities=activities) as profiler:
+        with self._decoding(num_seqs), torch.profiler.profile(activities=activities) as profiler:
             for _ in range(PROFILED):
                 self.engine.step()
             torch.cuda.synchronize()
         parts.append(f"{PROFILED} steps of {num_seqs} sequences\n{_by_time(profiler)}")
-        for sequence in sequences:
-            self.engine.cancel(sequence)
-        self._finish()
         with torch.profiler.profile(activities=activities) as profiler:
             self._add(1, PREFILL, 1)
             self._finish()

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from octavo.kernels import reference, triton
@@ -69,13 +69,14 @@ def test_sizes_that_fill_no_tile(
 @pytest.mark.no_cover
 @settings(max_examples=40, derandomize=True)
 @given(
-    num_tokens=st.integers(1, 70),
+    num_tokens=st.integers(1, 140),
     m=st.integers(1, 130),
     num_groups=st.integers(1, 7),
     group=st.sampled_from([32, 64, 128]),
     form=st.sampled_from(["int8", "int4"]),
     num_splits=st.integers(1, 4),
 )
+@example(num_tokens=100, m=70, num_groups=3, group=128, form="int4", num_splits=2)  # cut within a group
 def test_groups_that_fill_no_tile(
     num_tokens: int, m: int, num_groups: int, group: int, form: str, num_splits: int
 ) -> None:

@@ -248,8 +248,8 @@ def unpack(words, HALF: tl.constexpr):
 @triton.jit
 def exist(places, start, end, PLACES: tl.constexpr, GROUP: tl.constexpr):
     """Which places of a tile lie before `end`, PLACES to a group: all of a group or none, as the compiler
-    sees, so that loads stay wide."""
-    return start // GROUP + places // PLACES < end // GROUP
+    sees, so that loads stay wide. Tiles within a group are whole."""
+    return (start // GROUP + places // PLACES < end // GROUP) | (places.shape[0] <= PLACES)
 
 
 @triton.jit
@@ -281,7 +281,9 @@ def widened(
     )
     group = start // GROUP + tl.arange(0, GROUPS)
     pairs = scale_ptr + rows[:, None] * (n // GROUP) + group[None, :]
-    pair = tl.load(pairs, mask=(group < end // GROUP)[None, :], other=0).to(tl.uint32, bitcast=True)
+    pair = tl.load(pairs, mask=exist(tl.arange(0, GROUPS), start, end, 1, GROUP)[None, :], other=0).to(
+        tl.uint32, bitcast=True
+    )
     scale = (pair & 0xFFFF).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
     minimum = (pair >> 16).to(tl.uint16).to(tl.float16, bitcast=True).to(tl.float32)
     weight = above.to(tl.float32) * scale[:, :, None] + (minimum - 16.0 * scale)[:, :, None]

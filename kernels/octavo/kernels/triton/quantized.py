@@ -145,7 +145,7 @@ def _pairs(layer: QuantizedLinear) -> Tensor:
 
 
 def tile(form: str, num_tokens: int, group: int | None, architecture: str) -> Tile:
-    """Of a handful the fastest on an H200."""
+    """For int4, and for int8 and fp8 by row, of a handful the fastest on an H200."""
     warps = 4
     if form == "int4":
         tokens = 16 if num_tokens <= 16 else 32 if num_tokens <= 32 else 64 if num_tokens <= 64 else 128
