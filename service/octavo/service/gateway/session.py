@@ -292,6 +292,8 @@ class Session:
     async def _leave_all(self, upstream: Upstream, trouble: Trouble) -> None:
         """A pod is gone: what runs there goes elsewhere; what is held there, when it is needed again."""
         for turn in tuple(upstream.turns.values()):
+            if turn.home is not upstream:
+                continue  # it has moved while another one did
             if turn.running:
                 await self._move(turn, trouble)
             else:
