@@ -15,11 +15,10 @@ Form = Literal["tiled", "short"]
 Sizes = dict[int, list[tuple[int, int, int, int]]]
 
 # Rows and keys of a tile, warps and stages, by the head size padded to a power of two. The first of several
-# is what serves (of bf16 the fastest of ten on an H200); the others are tried by `tune`. None spills
-# a register: `make kernels` sees to it.
+# is what serves; the others are tried by `tune`. None spills a register: `make kernels` sees to it.
 NVIDIA: Sizes = {
-    64: [(128, 64, 4, 3), (64, 64, 4, 3)],
-    128: [(128, 128, 8, 3), (128, 64, 8, 2)],
+    64: [(64, 64, 4, 3), (128, 64, 8, 3)],
+    128: [(128, 64, 8, 2), (128, 32, 8, 3)],
     256: [(64, 64, 8, 2), (64, 32, 8, 2)],
 }
 SM_80: Sizes = {  # operands take registers there, and the shared memory of its smaller kin is less
@@ -31,7 +30,7 @@ AMD: Sizes = {64: [(128, 64, 4, 1)], 128: [(128, 64, 8, 1)], 256: [(64, 32, 4, 1
 # Where keys and values come in 8 bits: making 16 of them takes registers.
 NVIDIA_INT8: Sizes = {
     64: [(128, 64, 8, 3), (64, 64, 4, 3)],
-    128: [(64, 128, 4, 2), (128, 32, 4, 3)],
+    128: [(128, 32, 8, 2), (64, 32, 4, 2)],
     256: [(64, 32, 8, 2)],
 }
 SM_80_INT8: Sizes = {
@@ -48,7 +47,7 @@ NVIDIA_SHORT: Sizes = {
 }
 NVIDIA_SHORT_INT8: Sizes = {
     64: [(16, 128, 4, 2), (16, 64, 4, 3)],
-    128: [(16, 64, 2, 3), (16, 128, 4, 2)],
+    128: [(16, 32, 2, 4), (16, 64, 4, 2)],
     256: [(16, 32, 4, 2)],
 }
 AMD_SHORT: Sizes = {64: [(16, 64, 4, 1)], 128: [(16, 64, 4, 1)], 256: [(16, 32, 4, 1)]}
