@@ -18,8 +18,7 @@ from coverage import Coverage
 
 GPU_DRIVERS = [Path("/dev/nvidiactl"), Path("/dev/kfd")]
 # Read when Triton is first imported, which Transformers does: too late in the tests of kernels.
-HAS_GPU = any(driver.exists() for driver in GPU_DRIVERS)
-if not HAS_GPU:
+if not any(driver.exists() for driver in GPU_DRIVERS):
     os.environ["TRITON_INTERPRET"] = "1"
 GPU_OR_CPU = "cpu" if os.environ.get("TRITON_INTERPRET") == "1" else "cuda"
 """Where runners compute that have Triton's kernels."""

@@ -10,6 +10,7 @@ import numpy as np
 
 from octavo.engine.batch import Batch, SamplingBatch
 from octavo.engine.config import BLOCK_SIZE
+from tests.conftest import GPU_OR_CPU
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,11 @@ def logits(runner: Any, *pieces: Piece, copies: Sequence[tuple[int, int]] = ()) 
     """What a runner, native or torch, computes in one step: float32 [rows wanted, vocab_size]."""
     found = runner.logits(batch_of(*pieces, copies=copies))
     return found.copy() if isinstance(found, np.ndarray) else found.float().cpu().numpy()
+
+
+def device_of(kernels: str | None) -> str:
+    """Where a runner computes that has them, if it may be a CPU."""
+    return GPU_OR_CPU if kernels == "triton" else "cpu"
 
 
 def blocks_for(num_tokens: int) -> int:

@@ -15,7 +15,9 @@ from octavo.engine.models.source import open_model
 from octavo.engine.runners.torch import TorchRunner
 from octavo.engine.runners.torch import runner as torch_runner
 from octavo.engine.runners.torch.device_memory import GIB, largest_batch
-from tests.conftest import GPU_OR_CPU, TinyModel
+from tests.conftest import TinyModel
+
+from .steps import device_of
 
 
 class Card:
@@ -39,7 +41,7 @@ class Card:
 def load(path: Any, card: Card, **settings: Any) -> TorchRunner:
     config = EngineConfig(
         model=str(path),
-        device=GPU_OR_CPU if settings.get("kernels") == "triton" else "cpu",
+        device=device_of(settings.get("kernels")),
         runner="torch",
         dtype="float32",
         max_num_batched_tokens=96,

@@ -15,9 +15,9 @@ from octavo.engine.models.source import open_model
 from octavo.engine.runners import Submitting
 from octavo.engine.runners.torch import TorchRunner
 from octavo.engine.runners.torch.staging import ALIGNMENT, Staging
-from tests.conftest import GPU_OR_CPU, TinyModel
+from tests.conftest import TinyModel
 
-from .steps import Piece, batch_of
+from .steps import Piece, batch_of, device_of
 
 CPU = torch.device("cpu")
 arrays = st.builds(
@@ -56,9 +56,13 @@ def test_a_step_in_flight_keeps_its_arrays_while_the_next_is_prepared() -> None:
 def test_a_drawn_token_is_known_where_it_was_drawn(tiny_model: TinyModel, kernels: str) -> None:
     """Two steps submitted one after the other, before the result of either, against two that are run."""
     path = str(tiny_model("llama"))
-    device = GPU_OR_CPU if kernels == "triton" else "cpu"
     config = EngineConfig(
-        model=path, device=device, runner="torch", kernels=kernels, dtype="float32", cuda_graphs="off"
+        model=path,
+        device=device_of(kernels),
+        runner="torch",
+        kernels=kernels,
+        dtype="float32",
+        cuda_graphs="off",
     )
     runner = TorchRunner(open_model(path), config, 512)
     assert isinstance(runner, Submitting)

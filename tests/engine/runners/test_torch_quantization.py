@@ -19,7 +19,7 @@ from octavo.kernels.reference.quantized import QuantizedLinear
 from tests.conftest import GPU_OR_CPU, TinyModel
 from tests.engine.conftest import run
 
-from .steps import Piece, blocks_for, logits
+from .steps import Piece, blocks_for, device_of, logits
 
 FORMS = {"int8": 0.05, "fp8": 0.15, "int4": 0.25}
 """With how much of the logits' spread their error may be, in the root of the mean square."""
@@ -28,7 +28,7 @@ FORMS = {"int8": 0.05, "fp8": 0.15, "int4": 0.25}
 def runner(files: ModelFiles, quantization: str, kernels: str = "reference") -> TorchRunner:
     config = EngineConfig(
         model=str(files.path),
-        device=GPU_OR_CPU if kernels == "triton" else "cpu",
+        device=device_of(kernels),
         runner="torch",
         dtype="float32",
         quantization=quantization,  # type: ignore[arg-type]
