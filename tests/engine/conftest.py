@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import gguf
 import numpy as np
 import pytest
 
@@ -36,6 +39,18 @@ QUESTIONS = [
 ]
 EXCERPT_LENGTHS = [120, 180, 256, 300, 450, 700, 1000, 1450]
 """Tokens of the licence that the long prompts ask about."""
+
+
+@contextmanager
+def gguf_read_once() -> Iterator[None]:
+    """Transformers reads a GGUF file for its configuration and again for its weights or its vocabulary, makes
+    a table of names for every module, and takes the metadata apart by slices of a memmap, not of an array."""
+    memmap = np.memmap
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gguf, "GGUFReader", cache(gguf.GGUFReader))
+        patch.setattr(gguf, "get_tensor_name_map", cache(gguf.get_tensor_name_map))
+        patch.setattr(np, "memmap", lambda *where, **how: np.asarray(memmap(*where, **how)))
+        yield
 
 
 @pytest.fixture(scope="session")

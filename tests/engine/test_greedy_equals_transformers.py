@@ -5,11 +5,9 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from functools import cache
 from pathlib import Path
 from typing import Any
 
-import gguf
 import pytest
 
 from octavo.engine.config import EngineConfig
@@ -20,7 +18,7 @@ from octavo.engine.models.source import open_model
 from octavo.engine.params import SamplingParams
 from tests.conftest import uncounted
 
-from .conftest import renewed, run, transformers_greedy
+from .conftest import gguf_read_once, renewed, run, transformers_greedy
 
 NUM_TOKENS = 24
 GREEDY = SamplingParams(temperature=0, max_tokens=NUM_TOKENS)
@@ -40,11 +38,7 @@ def oracle(smollm2_path: Path) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, GgufConfig
 
-    with pytest.MonkeyPatch.context() as patch:
-        # Transformers opens the file for its configuration and again for its weights, and makes a table of
-        # names for every module of the model.
-        patch.setattr(gguf, "GGUFReader", cache(gguf.GGUFReader))
-        patch.setattr(gguf, "get_tensor_name_map", cache(gguf.get_tensor_name_map))
+    with gguf_read_once():
         return AutoModelForCausalLM.from_pretrained(
             smollm2_path.parent,
             gguf_file=smollm2_path.name,

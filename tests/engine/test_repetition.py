@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import time
 from array import array
 
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from octavo.engine.repetition import repeats
+from octavo.engine import repetition
+from octavo.engine.repetition import _has_period, repeats
 
 
 def naive(token_ids: list[int], start: int, longest: int, count: int) -> bool:
@@ -51,17 +51,23 @@ def test_an_array_may_grow_after_it_was_looked_at() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "token_ids"),
+    ("token_ids", "count", "compared"),
     [
-        ("all different", [*range(20_000)]),
-        ("almost a pattern", ([5] * 900 + [6]) * 140 + [5] * 900),
+        pytest.param([*range(20_000)], 4, 0, id="all different"),
+        pytest.param([5, 6] * 10_000 + [7], 4, 0, id="a new token after a pattern"),
+        pytest.param([*range(100)] * 90 + [100] + [*range(100)] * 3, 4, 1, id="a pattern, not often enough"),
+        pytest.param(([5] * 900 + [6]) * 140 + [5] * 900, 1000, 127, id="one token, not often enough"),
     ],
 )
-def test_a_token_costs_microseconds(name: str, token_ids: list[int]) -> None:
-    tokens, count = array("i", token_ids), 4 if name == "all different" else 1000
+def test_only_distances_at_which_the_last_token_stands_are_compared(
+    monkeypatch: pytest.MonkeyPatch, token_ids: list[int], count: int, compared: int
+) -> None:
+    periods = []
 
-    start = time.process_time()
-    for _ in range(100):
-        assert not repeats(tokens, 0, longest=128, count=count)
+    def has_period(token_ids: array[int], period: int, count: int) -> bool:
+        periods.append(period)
+        return _has_period(token_ids, period, count)
 
-    assert time.process_time() - start < 0.1  # a thousandth of a second each, on any machine
+    monkeypatch.setattr(repetition, "_has_period", has_period)
+    assert not repeats(array("i", token_ids), 0, longest=128, count=count)
+    assert len(periods) == compared

@@ -16,6 +16,8 @@ from octavo.engine.models.gguf_tokenizer import SPLITS, surround
 from octavo.engine.models.source import open_model
 from octavo.engine.tokenizer import Tokenizer
 
+from .conftest import gguf_read_once
+
 if TYPE_CHECKING:
     from pathlib import Path
 
@@ -64,7 +66,8 @@ def demo(smollm2_path: Path) -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def demo_oracle(smollm2_path: Path) -> Any:
-    return AutoTokenizer.from_pretrained(smollm2_path.parent, gguf_file=smollm2_path.name)
+    with gguf_read_once():
+        return AutoTokenizer.from_pretrained(smollm2_path.parent, gguf_file=smollm2_path.name)
 
 
 @pytest.mark.parametrize("text", TEXTS)

@@ -16,6 +16,8 @@ from octavo.engine.async_engine import AsyncEngine
 from octavo.service.config import ServerConfig
 from octavo.service.gateway.config import GatewayConfig
 from octavo.service.gateway.directory import Directory
+from octavo.service.gateway.picker import Query
+from octavo.service.gateway.pool import Pick, Pool
 from octavo.service.gateway.server import Server as Gateway
 from octavo.service.gateway.sources import directory_of
 from octavo.service.server.server import Server
@@ -343,3 +345,31 @@ async def test_a_full_queue_is_not_the_last_word(tiny_model: TinyModel) -> None:
         await session.submit("refused", "Hello")
         refusal = await session.rejection("refused")
         assert refusal.code == "RESOURCE_EXHAUSTED"
+
+
+@pytest.mark.parametrize("kind", ["Session", "Generate", "Tokenize"])
+async def test_a_pod_that_goes_between_the_pick_and_the_call_is_left(
+    fleet: Fleet, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    gone = []
+    choose = Pool.pick
+
+    async def pick(self: Pool, query: Query, patience: float) -> Pick:
+        pick = await choose(self, query, patience)
+        if not gone:
+            gone.append(pick.pod.address)
+            await pick.pod.close()
+        return pick
+
+    monkeypatch.setattr(Pool, "pick", pick)
+    match kind:
+        case "Session":
+            session = fleet.session()
+            await session.submit("a", "Hello", sampling=DRAWN)
+            assert (await session.answer("a")).finish_reason == pb.FINISH_REASON_LENGTH
+        case "Generate":
+            request = pb.GenerateRequest(prompt=as_prompt("Hello"), sampling=DRAWN)
+            assert await collect(fleet.inference.Generate(request))
+        case "Tokenize":
+            assert (await fleet.inference.Tokenize(pb.TokenizeRequest(text="Hello"))).token_ids
+    assert gone

@@ -16,6 +16,7 @@ from octavo.service.gateway.upstream import (
     LOST,
     Left,
     Trouble,
+    check_there,
     ended_when_lost,
     may_lack_method,
     status_of_call,
@@ -56,9 +57,6 @@ class Link:
         """Sends a request; its output is to be read from the inbox, which is to be closed."""
         number = next(self._numbers)
         inbox = self._inboxes[number] = Inbox(self, number, partial(DirectCall, self._pick, request, trace))
-        if not self.open:
-            inbox.end(Left(LOST))
-            return inbox
         traceparent, tracestate = trace
         try:
             await self._outbox.send(
@@ -93,7 +91,7 @@ class Link:
                 while (response := await self._call.read()) is not grpc.aio.EOF:
                     self._sort(response)
         except grpc.aio.AioRpcError as error:
-            if not self._heard and may_lack_method(error):
+            if not self._heard and not self._pick.lost.is_set() and may_lack_method(error):
                 self._go_without()
             # What ends the whole stream says nothing about one of its requests: let another pod see.
             trouble = trouble_of_call(error) or Trouble(True, False, status_of_call(error))
@@ -195,10 +193,11 @@ class Links:
     async def begin(
         self, pick: Pick, request: inference_pb2.GenerateRequest, trace: tuple[str, str]
     ) -> Inbox | DirectCall:
-        """Sends a request; its output is to be read from what is returned, which is to be closed.
+        """Sends a request; its output is to be read from what is returned, which is to be closed. Left.
 
         trace: traceparent and tracestate for it.
         """
+        check_there(pick)
         message = request.SerializeToString()
         if not pick.pod.relays:
             return DirectCall(pick, message, trace)

@@ -22,6 +22,7 @@ from octavo.service.gateway.retry import RetryBudget, RetrySettings
 from octavo.service.gateway.upstream import (
     LOST,
     Left,
+    check_there,
     ended_when_lost,
     status_of_call,
     trouble_of_call,
@@ -37,7 +38,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
 
     from octavo.service.backend import Origin
+    from octavo.service.gateway.direct import DirectCall
     from octavo.service.gateway.directory import Directory
+    from octavo.service.gateway.link import Inbox
     from octavo.service.gateway.pool import Pool
     from octavo.service.gateway.upstream import Trouble
     from octavo.service.telemetry.passage import Passage
@@ -156,12 +159,9 @@ class Router:
                 trace = to_command(passage.arrives(pick.pod.address, before))
                 trouble: Trouble | None = None
                 finished = False
+                inbox: Inbox | DirectCall | None = None
                 try:
                     inbox = await self._links.begin(pick, message, trace)
-                except BaseException:
-                    pick.done()
-                    raise
-                try:
                     while not finished:
                         response = await inbox.read()
                         delta = pb.GenerateResponse.FromString(response).delta
@@ -179,7 +179,8 @@ class Router:
                 except Left as left:
                     trouble = left.trouble
                 finally:
-                    inbox.close(finished=finished)
+                    if inbox is not None:
+                        inbox.close(finished=finished)
                     pick.done(failed=trouble is not None and trouble.failed)
                 told = progress.num_tokens
                 log.info("after %d tokens a request leaves %s: %s", told, pick.pod.address, trouble)
@@ -222,8 +223,9 @@ class Router:
             pick = await placement.first()
             while True:
                 trouble: Trouble | None = None
-                call = getattr(pick.pod.inference, method)(request, metadata=to_metadata(get_current()))
                 try:
+                    check_there(pick)
+                    call = getattr(pick.pod.inference, method)(request, metadata=to_metadata(get_current()))
                     with ended_when_lost(call, pick):
                         answer = await call
                     placement.succeeded()
@@ -236,6 +238,8 @@ class Router:
                     if not was_lost(pick):
                         raise
                     trouble = LOST
+                except Left as left:
+                    trouble = left.trouble
                 finally:
                     pick.done(failed=trouble is not None and trouble.failed)
                 pick = await placement.next(pick.pod.address, trouble, progress=False, begun=False)

@@ -165,8 +165,10 @@ class Session:
         parent = turn.parent
         if parent is not None and not turn.keep_parent:
             parent.successor = turn
-        pick = self._at_parents_pod(turn) or await turn.placement.first_now()
-        if pick is None or (parent is not None and parent.home is not self._upstream(pick)):
+        pick = self._at_parents_pod(turn)
+        there = pick is not None or parent is None
+        pick = pick or await turn.placement.first_now()
+        if pick is None or not there:
             self._look_for_a_pod(turn, pick)
             return
         # At once, so that the pod gets commands in the order in which the client gave them.
@@ -245,7 +247,7 @@ class Session:
         await upstream.send(turn.request(turn.key, parent_key, keep_parent=turn.kept_parent))
 
     def _upstream(self, pick: Pick) -> Upstream:
-        """The stream to a pod, opened if there is none."""
+        """The stream to a pod, opened if there is none. Left."""
         upstream = self._upstreams.get(pick.pod.address)
         if upstream is None or not upstream.open:
             upstream = Upstream(pick, self._deliver, self._leave_all, self._metadata)

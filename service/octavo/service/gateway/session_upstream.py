@@ -13,6 +13,7 @@ from octavo.service.gateway.upstream import (
     LOST,
     Left,
     Trouble,
+    check_there,
     ended_when_lost,
     status_of_call,
     trouble_of,
@@ -43,6 +44,8 @@ class Upstream:
         ended: Callable[[Upstream, Trouble], Awaitable[None]],
         metadata: list[tuple[str, str]],
     ) -> None:
+        """Left if the pod is lost already."""
+        check_there(pick)
         self.pod = pick.pod
         self.open = True
         self.turns: dict[str, Turn] = {}

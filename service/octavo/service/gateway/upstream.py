@@ -61,6 +61,12 @@ class Left(Exception):
 LOST = Trouble(True, False, pb.Status(code=code_pb2.UNAVAILABLE, message="the pod was lost"))
 
 
+def check_there(pick: Pick) -> None:
+    """Left if the pod is lost already: no call can begin on a channel that may be closed."""
+    if pick.lost.is_set():
+        raise Left(LOST)
+
+
 def trouble_of(status: pb.Status) -> Trouble | None:
     """What a pod's own status means; None if any other pod would say the same."""
     if status.code == code_pb2.UNAVAILABLE:  # it drains, or its engine has failed: its reports say so too
