@@ -105,6 +105,9 @@ RUN --mount=type=bind,source=pyproject.toml,target=/source/pyproject.toml \
 
 # The engine without torch: a pod of it serves one model on a CPU.
 FROM base AS engine-cpu
+# Packed weights are not kept: a file would go with the container, having cost its start a second and the pod the
+# room. Who mounts a volume for them sets OCTAVO_WEIGHT_CACHE to its path.
+ENV OCTAVO_WEIGHT_CACHE=off
 COPY --from=cpu-packages /opt/octavo/lib /opt/octavo/lib
 RUN --mount=type=bind,from=tools,source=/opt/uv,target=/opt/uv \
     --mount=type=bind,from=tools,source=/pins/model.txt,target=/pins/model.txt \
@@ -129,6 +132,7 @@ CMD ["serve"]
 
 # The engine: a pod of it serves one model.
 FROM base AS engine
+ENV OCTAVO_WEIGHT_CACHE=off
 RUN --mount=type=bind,from=tools,source=/opt/uv,target=/opt/uv \
     --mount=type=bind,from=tools,source=/pins/torch.txt,target=/pins/torch.txt \
     --mount=type=cache,target=/root/.cache/uv \
