@@ -14,7 +14,8 @@ from octavo.engine.config import EngineConfig
 from octavo.engine.models.source import open_model
 from octavo.engine.runners import Submitting
 from octavo.engine.runners.torch import TorchRunner
-from octavo.engine.runners.torch.staging import ALIGNMENT, Staging
+from octavo.engine.runners.torch.staging import Staging
+from octavo.kernels.end_to_end import ALIGNMENT
 from tests.conftest import TinyModel
 
 from .steps import Piece, batch_of, device_of

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import triton
 
+from octavo.kernels.end_to_end import Views, lay, total_bytes
 from octavo.kernels.reference.sampling import Put, Sampled, adjust, likeliest, putting, score
 from octavo.kernels.triton import choice
 from octavo.kernels.triton.registry import FLOATS, Tile, Variant, Workload
@@ -54,12 +55,14 @@ def choose(logits: Tensor, sampling: Any, tensor: Put) -> tuple[Tensor, Tensor]:
 
     temperature = np.where(sampling.candidates > 0, np.float32(0), sampling.temperature)
     log_min_p = torch.from_numpy(sampling.min_p).log().numpy()
-    keys, floats, top_k = together(
-        tensor,
+    arrays = (
         np.stack([sampling.seeds.view(np.int64), sampling.draws]),
         np.stack([temperature, sampling.top_p, log_min_p]),
         sampling.top_k,
     )
+    piece = np.empty(total_bytes(arrays), np.uint8)
+    lay(arrays, piece)
+    keys, floats, top_k = map(Views(tensor(piece)), arrays)
 
     chunk = SURVEY.constants["CHUNK"]
     num_chunks = triton.cdiv(vocab_size, chunk)
@@ -91,19 +94,6 @@ def choose(logits: Tensor, sampling: Any, tensor: Put) -> tuple[Tensor, Tensor]:
         vocab_size, num_chunks, **choosing(vocab_size).launch(),
     )  # fmt: skip
     return token_ids, scaled
-
-
-def together(tensor: Put, *arrays: np.ndarray) -> list[Tensor]:
-    """The arrays on the device by one copy, each where kernels load 16 bytes at once."""
-    starts = np.cumsum([0, *(-(-array.nbytes // 16) * 16 for array in arrays)])
-    data = np.empty(starts[-1], np.uint8)
-    for array, start in zip(arrays, starts[:-1], strict=True):
-        data[start : start + array.nbytes] = np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-    moved = tensor(data)
-    return [
-        moved[start : start + array.nbytes].view(torch.from_numpy(array[:0]).dtype).view(array.shape)
-        for array, start in zip(arrays, starts[:-1].tolist(), strict=True)
-    ]
 
 
 def collecting(vocab_size: int) -> Tile:

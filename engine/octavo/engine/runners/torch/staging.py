@@ -6,18 +6,17 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
+
+from octavo.kernels.end_to_end import Views, lay, total_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    import numpy as np
     from torch import Tensor
 
     from octavo.engine.batch import StepOutput
-
-ALIGNMENT = 16
-"""Bytes that divide an array's place: kernels load as much at once."""
 
 
 @dataclass(slots=True)
@@ -65,21 +64,17 @@ class Staging:
 
     def put_together(self, arrays: Sequence[np.ndarray]) -> Tensor:
         """The same of arrays in one piece, uint8, of which `Views` are the arrays."""
-        size = sum(_aligned(array.nbytes) for array in arrays)
+        size = total_bytes(arrays)
         buffer = self._buffers[self._turn]
         if buffer.used + size > len(buffer.array):
             self.send()
             # The views of the old buffer keep it while they are needed.
             buffer = _Buffer.of(2 * max(len(buffer.array), size), self._device)
             self._buffers[self._turn] = buffer
-        first = start = buffer.used
-        for array in arrays:
-            buffer.array[start : start + array.nbytes] = (
-                np.ascontiguousarray(array).reshape(-1).view(np.uint8)
-            )
-            start += _aligned(array.nbytes)
-        buffer.used = start
-        return buffer.device[first:start]
+        place = slice(buffer.used, buffer.used + size)
+        lay(arrays, buffer.array[place])
+        buffer.used += size
+        return buffer.device[place]
 
     def send(self) -> None:
         """Begins to copy what was put since the last call."""
@@ -99,20 +94,6 @@ class Staging:
         return tensor
 
 
-class Views:
-    """Arrays of given types and shapes where they are on the device: one after the other in `data`, as
-    `Staging.put_together` has put them."""
-
-    def __init__(self, data: Tensor) -> None:
-        self._data, self._used = data, 0
-
-    def __call__(self, array: np.ndarray) -> Tensor:
-        start = self._used
-        self._used += _aligned(array.nbytes)
-        dtype = torch.from_numpy(np.empty(0, array.dtype)).dtype
-        return self._data[start : start + array.nbytes].view(dtype).view(array.shape)
-
-
 class Results:
     """A step's output on its way to the host. See `octavo.engine.runners.Submitted`."""
 
@@ -125,10 +106,6 @@ class Results:
         if self._fetched is not None:
             self._fetched.synchronize()
         return _map(self._output, lambda tensor: tensor.numpy())
-
-
-def _aligned(num_bytes: int) -> int:
-    return -(-num_bytes // ALIGNMENT) * ALIGNMENT
 
 
 def _recorded() -> Any:
