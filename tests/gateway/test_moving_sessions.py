@@ -10,6 +10,7 @@ from typing import Any
 
 import grpc
 import pytest
+from google.rpc import code_pb2
 
 from octavo.engine import EngineConfig
 from octavo.engine.async_engine import AsyncEngine
@@ -17,9 +18,14 @@ from octavo.service.config import ServerConfig
 from octavo.service.gateway.config import GatewayConfig
 from octavo.service.gateway.directory import Directory
 from octavo.service.gateway.picker import Query
+from octavo.service.gateway.pod import PodState
 from octavo.service.gateway.pool import Pick, Pool
 from octavo.service.gateway.server import Server as Gateway
+from octavo.service.gateway.session import Session
+from octavo.service.gateway.session_turn import Turn
+from octavo.service.gateway.session_upstream import Upstream
 from octavo.service.gateway.sources import directory_of
+from octavo.service.rpc.refusals import Relayed
 from octavo.service.server.server import Server
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1.inference_pb2_grpc import InferenceStub
@@ -267,6 +273,46 @@ async def test_a_request_that_waits_for_a_pod_can_be_cancelled(fleet: Fleet) -> 
         assert event.WhichOneof("event") == "delta"
     assert event.delta.finish_reason == pb.FINISH_REASON_CANCELLED
     assert event.delta.usage.output_tokens > 0
+
+
+@pytest.mark.parametrize("patience", [60.0])
+async def test_commands_do_not_wait_for_the_pod_that_a_request_waits_for(fleet: Fleet) -> None:
+    """Which goes on from a parent that nothing else can go on from meanwhile."""
+    session = fleet.session()
+    await session.submit("parent", "Hello", hold=True)
+    await session.answer("parent")
+    for pod in fleet.pods:
+        await pod.die()
+    [pool] = fleet.directory.pools()
+    await fleet.until(lambda: not any(pod.state is PodState.SERVING for pod in pool.pods))
+    await session.continue_from("parent", "waits", " again")
+    await fleet.until(lambda: pool.waiting == 1)
+    await session.continue_from("parent", "too late", " more")
+    refusal = await session.rejection("too late")
+    assert refusal.code == "FAILED_PRECONDITION"
+    assert "'waits' waits for a pod" in refusal.message
+    await session.cancel("waits")
+    assert (await session.rejection("waits")).code == "CANCELLED"
+    await session.continue_from("parent", "in time", " more")
+    await fleet.until(lambda: pool.waiting == 1)
+
+
+async def test_what_a_pod_refuses_at_once_ends_alone(fleet: Fleet, monkeypatch: pytest.MonkeyPatch) -> None:
+    begin = Session._start
+
+    async def start(self: Session, turn: Turn, upstream: Upstream, parent_key: str) -> None:
+        if turn.name == "refused":
+            raise Relayed(pb.Status(code=code_pb2.INVALID_ARGUMENT, message="no"))
+        await begin(self, turn, upstream, parent_key)
+
+    monkeypatch.setattr(Session, "_start", start)
+    session = fleet.session()
+    await session.submit("refused", "Hello")
+    assert (await session.rejection("refused")).code == "INVALID_ARGUMENT"
+    await session.submit("taken", "Hello")
+    assert (await session.answer("taken")).token_ids
+    [pool] = fleet.directory.pools()
+    assert not any(pod.in_flight for pod in pool.pods)
 
 
 @pytest.mark.parametrize("patience", [5.0])

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from google.rpc import code_pb2
 
-from octavo.engine import EngineStopped, OctavoError
+from octavo.engine import EngineStopped, OctavoError, Violation
 from octavo.service.gateway.picker import Query
 from octavo.service.gateway.progress import Progress
 from octavo.service.gateway.router import num_sequences
@@ -16,7 +16,7 @@ from octavo.service.gateway.session_turn import Turn
 from octavo.service.gateway.session_upstream import Upstream
 from octavo.service.gateway.upstream import LOST, Left, Trouble, trouble_of
 from octavo.service.rpc.boundary import Malformed
-from octavo.service.rpc.refusals import Relayed, within
+from octavo.service.rpc.refusals import NotHeld, Relayed, within
 from octavo.service.rpc.status import status_of
 from octavo.service.rpc.turns import Turns, check_request_id, commands_until, no_command, unknown_request
 from octavo.service.telemetry.context import to_command
@@ -129,7 +129,10 @@ class Session:
     async def _parent(self, continuation: pb.Continue) -> Turn:
         name = continuation.from_request_id
         successor = self._turns.held(name).successor
-        if successor is not None:
+        if successor is not None and not successor.decided.is_set():
+            if successor.home is None:
+                rule = f"must be of a request that no other goes on from; {successor.name!r} waits for a pod"
+                raise NotHeld(Violation("from_request_id", name, rule))
             await successor.decided.wait()  # if it is refused, its parent is still held
         return self._turns.held(name)
 
