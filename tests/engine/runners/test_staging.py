@@ -15,7 +15,7 @@ from octavo.engine.models.source import open_model
 from octavo.engine.runners import Submitting
 from octavo.engine.runners.torch import TorchRunner
 from octavo.engine.runners.torch.staging import Staging
-from octavo.kernels.end_to_end import ALIGNMENT
+from octavo.kernels.reference.end_to_end import ALIGNMENT
 from tests.conftest import TinyModel
 
 from .steps import Piece, batch_of, device_of

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 import triton
 
-from octavo.kernels.end_to_end import Views, lay, total_bytes
+from octavo.kernels.reference.end_to_end import Views, lay, total_bytes
 from octavo.kernels.reference.sampling import Put, Sampled, adjust, likeliest, putting, score
 from octavo.kernels.triton import choice
 from octavo.kernels.triton.registry import FLOATS, Tile, Variant, Workload

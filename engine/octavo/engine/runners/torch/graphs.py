@@ -17,7 +17,7 @@ import torch
 from octavo.engine.config import BLOCK_SIZE
 from octavo.engine.errors import ConfigError
 from octavo.kernels import reference
-from octavo.kernels.end_to_end import Views
+from octavo.kernels.reference.end_to_end import Views
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from octavo.kernels.end_to_end import Views, lay, total_bytes
+from octavo.kernels.reference.end_to_end import Views, lay, total_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
