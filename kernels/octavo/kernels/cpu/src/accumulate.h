@@ -14,16 +14,19 @@ INLINE void put(uint8_t* to, i32x16 v) { store_bytes(to, v); }
 INLINE void put(int16_t* to, i32x16 v) { store_shorts(to, v); }
 
 // What one step of the loop takes of a column, in 32 bits a float32, two bfloat16 or four bytes, and of a row as many
-// elements. In turns, so that only a part of them is in registers at a time.
+// elements. In turns, so that only a part of them is in registers at a time: of each turn, what a register holds of the
+// columns, and what is added up of that and of a row's elements.
 struct Single {
     using Row = float;
     using Column = float;
     using Sum = f32x16;
+    using Register = f32xr;
     static constexpr int PER_STEP = 1, TURNS = 1;
     template <int>
-    INLINE f32x16 step(f32x16 acc, const char* column, const char* row) {
-        return fma(load_as<f32x16>(column), (f32x16)splat_from(row), acc);
+    INLINE Register columns(u32xr stored) {
+        return (Register)stored;
     }
+    INLINE f32xr add(f32xr acc, Register columns, u32xr row) { return fma(columns, (f32xr)row, acc); }
     INLINE void put(Row* to, f32x16 v) { store(to, v); }
     INLINE void put_column(Column* to, f32x16 v) { store(to, v); }
 };
@@ -36,19 +39,23 @@ struct Pair {
     static constexpr int PER_STEP = 2;
 #if defined(__AVX512BF16__)
     using Row = uint16_t;
+    using Register = u32xr;
     static constexpr int TURNS = 1;
     template <int>
-    INLINE f32x16 step(f32x16 acc, const char* column, const char* row) {
-        return dot_pairs(acc, load_as<u32x16>(column), splat_from(row));
+    INLINE Register columns(u32xr stored) {
+        return stored;
     }
+    INLINE f32xr add(f32xr acc, Register columns, u32xr row) { return dot_pairs(acc, columns, row); }
     INLINE void put(Row* to, f32x16 v) { store_bf16(to, v); }
 #else
     using Row = float;
+    using Register = f32xr;
     static constexpr int TURNS = 2;
     template <int TURN>
-    INLINE f32x16 step(f32x16 acc, const char* column, const char* row) {
-        return fma(from_pairs<TURN>(load_as<u32x16>(column)), (f32x16)splat_from(row + 4 * TURN), acc);
+    INLINE Register columns(u32xr stored) {
+        return from_pairs<TURN>(stored);
     }
+    INLINE f32xr add(f32xr acc, Register columns, u32xr row) { return fma(columns, (f32xr)row, acc); }
     INLINE void put(Row* to, f32x16 v) { store(to, from_bf16(to_bf16(v))); }
 #endif
     INLINE void put_column(Column* to, f32x16 v) { store_bf16(to, v); }
@@ -60,24 +67,26 @@ template <bool ARE_SIGNED>
 struct ByteColumns {
     using Column = std::conditional_t<ARE_SIGNED, int8_t, uint8_t>;
     using Sum = i32x16;
+    using Register = u32xr;
     static constexpr int PER_STEP = 4;
 #if defined(__AVX512VNNI__)
     using Row = std::conditional_t<ARE_SIGNED, uint8_t, int8_t>;
     static constexpr int TURNS = 1;
     template <int>
-    INLINE i32x16 step(i32x16 acc, const char* column, const char* row) {
-        const u32x16 columns = load_as<u32x16>(column), all = splat_from(row);
-        return ARE_SIGNED ? dot_quads(acc, all, columns) : dot_quads(acc, columns, all);
+    INLINE Register columns(u32xr stored) {
+        return stored;
+    }
+    INLINE i32xr add(i32xr acc, Register columns, u32xr row) {
+        return ARE_SIGNED ? dot_quads(acc, row, columns) : dot_quads(acc, columns, row);
     }
 #else
     using Row = int16_t;
     static constexpr int TURNS = 2;
     template <int TURN>
-    INLINE i32x16 step(i32x16 acc, const char* column, const char* row) {
-        const u32x16 columns = load_as<u32x16>(column);
-        return dot_shorts(
-            acc, ARE_SIGNED ? signed_shorts<TURN>(columns) : unsigned_shorts<TURN>(columns), splat_from(row + 4 * TURN));
+    INLINE Register columns(u32xr stored) {
+        return ARE_SIGNED ? signed_shorts<TURN>(stored) : unsigned_shorts<TURN>(stored);
     }
+    INLINE i32xr add(i32xr acc, Register columns, u32xr row) { return dot_shorts(acc, columns, row); }
 #endif
 };
 using UnsignedColumns = ByteColumns<false>;
@@ -93,25 +102,48 @@ struct Constant {
 // Row r is at rows + r · row_stride, its elements side by side; vector v of columns is at columns[v] and goes on by
 // `column_step` bytes a step. ahead: places in memory that will be needed soon, next or later (SOON = false: into the
 // second-level cache); a cache line of each is fetched per step, `ahead_step` bytes after the last.
+//
+// By registers, not by vectors: what is unrolled of vectors of several, GCC leaves in memory when there is much of it.
 template <class Kind, int R, int V, int AHEAD = 0, bool SOON = true>
 INLINE void accumulate(
     typename Kind::Sum (&acc)[R][V], const char* rows, size_t row_stride, const char* const (&columns)[V],
     size_t column_step, int steps, const char* const* ahead = nullptr, size_t ahead_step = 64) {
     constexpr size_t ROW_STEP = Kind::PER_STEP * sizeof(typename Kind::Row);
+    // All columns meet a row at once if there are registers for them beside the sums, else two and then the next two.
+    constexpr int N = V * REGISTERS, AT_ONCE = REGISTERS == 1 || (R + 1) * N < 16 ? N : 2;
+    std::decay_t<decltype(part(acc[0][0], 0))> sums[R][N];
+#pragma GCC unroll 12
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+        for (int n = 0; n < N; n++) sums[r][n] = part(acc[r][n / REGISTERS], n % REGISTERS);
     for (int i = 0; i < steps; i++) {
 #pragma GCC unroll 4
         for (int p = 0; p < AHEAD; p++) prefetch<SOON>(ahead[p] + i * ahead_step);
         const auto turn = [&](auto t) {
-#pragma GCC unroll 12
-            for (int r = 0; r < R; r++)
+#pragma GCC unroll 8
+            for (int first = 0; first < N; first += AT_ONCE) {
+                typename Kind::Register taken[AT_ONCE];
 #pragma GCC unroll 4
-                for (int v = 0; v < V; v++)
-                    acc[r][v] = Kind::template step<t.value>(
-                        acc[r][v], columns[v] + i * column_step, rows + r * row_stride + i * ROW_STEP);
+                for (int n = 0; n < AT_ONCE; n++) {
+                    const int v = (first + n) / REGISTERS, p = (first + n) % REGISTERS;
+                    const char* from = columns[v] + i * column_step + p * REGISTER_BYTES;
+                    taken[n] = Kind::template columns<t.value>(load_as<u32xr>(from));
+                }
+#pragma GCC unroll 12
+                for (int r = 0; r < R; r++) {
+                    const u32xr row = splat_from(rows + r * row_stride + i * ROW_STEP + 4 * t.value);
+#pragma GCC unroll 4
+                    for (int n = 0; n < AT_ONCE; n++) sums[r][first + n] = Kind::add(sums[r][first + n], taken[n], row);
+                }
+            }
         };
         turn(Constant<0>());
         if constexpr (Kind::TURNS == 2) turn(Constant<1>());
     }
+#pragma GCC unroll 12
+    for (int r = 0; r < R; r++)
+#pragma GCC unroll 16
+        for (int n = 0; n < N; n++) part(acc[r][n / REGISTERS], n % REGISTERS) = sums[r][n];
 }
 
 // Calls body with 1 … MOST as a constant that equals n, so that a tile's size is known when it is compiled.

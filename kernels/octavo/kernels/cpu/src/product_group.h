@@ -89,7 +89,7 @@ struct GroupForm {
 #pragma GCC unroll 4
                 for (int r = 0; r < ROWS; r++) {
                     const int at = part * QUADS + i;
-                    const u32x16 x = splat_from(group(r).q + 4 * at);
+                    const u32x16 x = everywhere(splat_from(group(r).q + 4 * at));
                     for (int c = 0; c < VECTORS; c++) dot[part][r][c].add(i, block.quads[c][at], x);
                 }
         }

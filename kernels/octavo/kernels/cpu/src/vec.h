@@ -32,7 +32,12 @@ typedef Wide<int32_t> i32x16;
 typedef Wide<uint32_t> u32x16;
 #endif
 typedef uint16_t u16x16 __attribute__((vector_size(32)));
+// What a register holds of a vector: with AVX-512 all of it.
 typedef float f32xr __attribute__((vector_size(REGISTER_BYTES)));
+typedef int32_t i32xr __attribute__((vector_size(REGISTER_BYTES)));
+typedef uint32_t u32xr __attribute__((vector_size(REGISTER_BYTES)));
+typedef int16_t i16xr __attribute__((vector_size(REGISTER_BYTES)));
+typedef uint16_t u16xr __attribute__((vector_size(REGISTER_BYTES)));
 
 // How many rows of a product are accumulated at once, and how many vectors of columns: as many accumulators as
 // there are registers for.
@@ -42,6 +47,19 @@ constexpr int TILE_ROWS = 12, TILE_VECTORS = 2;
 constexpr int TILE_ROWS = 6, TILE_VECTORS = 1;
 #else
 constexpr int TILE_ROWS = 2, TILE_VECTORS = 1;
+#endif
+
+// A register of a vector.
+#if defined(__AVX512F__)
+template <class Vector>
+INLINE Vector& part(Vector& v, int) {
+    return v;
+}
+#else
+template <class T>
+INLINE typename Wide<T>::Register& part(Wide<T>& v, int i) {
+    return v.part[i];
+}
 #endif
 
 template <class Vector>
@@ -97,29 +115,46 @@ INLINE u32x16 unknown(u32x16 v) {
     return v;
 }
 
-// Four bytes in every lane.
-INLINE u32x16 splat_from(const void* from) {
+// Four bytes in every lane of a register.
+INLINE u32xr splat_from(const void* from) {
 #if defined(__AVX2__) && !defined(__AVX512F__)
-    // As assembly: what is then done to the lanes, GCC would do to one number before it is spread.
-    u32x16::Register all;
-    asm("vbroadcastss %1, %0" : "=x"(all) : "m"(*static_cast<const float*>(from)));
-    return {all, all};
+    // As assembly: what is then done to the lanes, GCC would do to one number before it is spread. Each time anew: kept
+    // for later, it would take a register that sums need.
+    u32xr all;
+    asm volatile("vbroadcastss %1, %0" : "=x"(all) : "m"(*static_cast<const float*>(from)));
+    return all;
 #else
-    return splat(load_as<uint32_t>(from));
+    return load_as<uint32_t>(from) - u32xr{};
+#endif
+}
+
+// The same in every register of a vector.
+INLINE u32x16 everywhere(u32xr v) {
+#if defined(__AVX512F__)
+    return v;
+#else
+    u32x16 all;
+    for (auto& part : all.part) part = v;
+    return all;
 #endif
 }
 
 // a * b + c, rounded once where the machine can.
-INLINE f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
+INLINE f32xr fma(f32xr a, f32xr b, f32xr c) {
 #if defined(__AVX512F__)
-    return (f32x16)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+    return (f32xr)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
 #elif defined(__FMA__)
-    for (int i = 0; i < REGISTERS; i++) c.part[i] = _mm256_fmadd_ps(a.part[i], b.part[i], c.part[i]);
-    return c;
+    return (f32xr)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
 #else
     return a * b + c;
 #endif
 }
+#if !defined(__AVX512F__)
+INLINE f32x16 fma(f32x16 a, f32x16 b, f32x16 c) {
+    for (int i = 0; i < REGISTERS; i++) c.part[i] = fma(a.part[i], b.part[i], c.part[i]);
+    return c;
+}
+#endif
 
 // b where either is NaN.
 INLINE f32x16 max(f32x16 a, f32x16 b) {
@@ -312,10 +347,10 @@ INLINE f32x16 load_f16(const uint16_t* from) {
 #endif
 }
 
-// The first and the second elements of 16 pairs of bfloat16, each pair in 32 bits with its first element below.
+// The first and the second elements of pairs of bfloat16, each pair in 32 bits with its first element below.
 template <int WHICH>
-INLINE f32x16 from_pairs(u32x16 pairs) {
-    return (f32x16)(WHICH == 0 ? pairs << 16 : pairs & 0xffff0000);
+INLINE f32xr from_pairs(u32xr pairs) {
+    return (f32xr)(WHICH == 0 ? pairs << 16 : pairs & 0xffff0000);
 }
 
 #if defined(__AVX512BF16__)
@@ -325,47 +360,40 @@ INLINE f32x16 dot_pairs(f32x16 acc, u32x16 a, u32x16 b) {
 }
 #endif
 
-// acc + a₀·b₀ + a₁·b₁ for 16 pairs of signed 16-bit numbers.
-INLINE i32x16 dot_shorts(i32x16 acc, u32x16 a, u32x16 b) {
+// acc + a₀·b₀ + a₁·b₁ for pairs of signed 16-bit numbers.
+INLINE i32xr dot_shorts(i32xr acc, u32xr a, u32xr b) {
 #if defined(__AVX512BW__)
-    return acc + (i32x16)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+    return acc + (i32xr)_mm512_madd_epi16((__m512i)a, (__m512i)b);
 #elif defined(__AVX2__)
     // As assembly: GCC would make all products first, far more than it has registers for, and then add.
-    for (int i = 0; i < REGISTERS; i++) {
-        i32x16::Register sum = acc.part[i], product;
-        asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(sum), "=&x"(product) : "x"(a.part[i]), "x"(b.part[i]));
-        acc.part[i] = sum;
-    }
+    i32xr product;
+    asm("vpmaddwd %3, %2, %1\n\tvpaddd %1, %0, %0" : "+x"(acc), "=&x"(product) : "x"(a), "x"(b));
     return acc;
 #elif defined(__SSE2__)
-    for (int i = 0; i < REGISTERS; i++)
-        acc.part[i] += (i32x16::Register)_mm_madd_epi16((__m128i)a.part[i], (__m128i)b.part[i]);
+    return acc + (i32xr)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#else
+    return acc + ((i32xr)(a << 16) >> 16) * ((i32xr)(b << 16) >> 16) + ((i32xr)a >> 16) * ((i32xr)b >> 16);
+#endif
+}
+#if !defined(__AVX512F__)
+INLINE i32x16 dot_shorts(i32x16 acc, u32x16 a, u32x16 b) {
+    for (int i = 0; i < REGISTERS; i++) acc.part[i] = dot_shorts(acc.part[i], a.part[i], b.part[i]);
     return acc;
-#else
-    return acc + ((i32x16)(a << 16) >> 16) * ((i32x16)(b << 16) >> 16) + ((i32x16)a >> 16) * ((i32x16)b >> 16);
-#endif
 }
-
-#if defined(__AVX512F__)
-typedef int16_t i16x32 __attribute__((vector_size(64)));
-typedef uint16_t u16x32 __attribute__((vector_size(64)));
-#else
-typedef Wide<int16_t> i16x32;
-typedef Wide<uint16_t> u16x32;
 #endif
 
-// Of 16 quads of bytes the first and third (WHICH = 0), or the second and fourth, as 16-bit numbers.
+// Of quads of bytes the first and third (WHICH = 0), or the second and fourth, as 16-bit numbers.
 template <int WHICH>
-INLINE u32x16 unsigned_shorts(u32x16 quads) {
-    return WHICH == 0 ? quads & 0x00ff00ff : (u32x16)((u16x32)quads >> 8);
+INLINE u32xr unsigned_shorts(u32xr quads) {
+    return WHICH == 0 ? quads & 0x00ff00ff : (u32xr)((u16xr)quads >> 8);
 }
 template <int WHICH>
-INLINE u32x16 signed_shorts(u32x16 quads) {
-    return (u32x16)((WHICH == 0 ? (i16x32)((u16x32)quads << 8) : (i16x32)quads) >> 8);
+INLINE u32xr signed_shorts(u32xr quads) {
+    return (u32xr)((WHICH == 0 ? (i16xr)((u16xr)quads << 8) : (i16xr)quads) >> 8);
 }
 
-// acc + a₀·b₀ + … + a₃·b₃ for 16 quads of bytes: unsigned a, signed b. Exact.
-INLINE i32x16 dot_quads(i32x16 acc, u32x16 a, u32x16 b) {
+// acc + a₀·b₀ + … + a₃·b₃ for quads of bytes: unsigned a, signed b. Exact.
+INLINE i32xr dot_quads(i32xr acc, u32xr a, u32xr b) {
 #if defined(__AVX512VNNI__)
     // As assembly: with the intrinsic, GCC 12 copies and spills the accumulators of a large tile.
     asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
@@ -376,6 +404,12 @@ INLINE i32x16 dot_quads(i32x16 acc, u32x16 a, u32x16 b) {
     return dot_shorts(acc, unsigned_shorts<1>(a), signed_shorts<1>(b));
 #endif
 }
+#if !defined(__AVX512F__)
+INLINE i32x16 dot_quads(i32x16 acc, u32x16 a, u32x16 b) {
+    for (int i = 0; i < REGISTERS; i++) acc.part[i] = dot_quads(acc.part[i], a.part[i], b.part[i]);
+    return acc;
+}
+#endif
 
 // eˣ within 2 ulp for x in [-87, 88]; 0 below, for a score of minus infinity too.
 INLINE f32x16 exp(f32x16 x) {
