@@ -308,14 +308,22 @@ def test_cost_per_token_does_not_grow_with_the_text(
     token_ids = {"byte level": [3000], "sentence piece": [263], "bytes only": [100]}[name] * 20_000
     detokenizer = Detokenizer(tokenizer, ("never",))
     decode, decoded = Tokenizer.decode, 0
+    num_held, looked_at = Detokenizer._num_held, 0
 
     def counted(self: Tokenizer, token_ids: list[int], **settings: bool) -> str:
         nonlocal decoded
         decoded += len(token_ids)
         return decode(self, token_ids, **settings)
 
+    def searched(self: Detokenizer, text: str) -> int:
+        nonlocal looked_at
+        looked_at += len(text)
+        return num_held(self, text)
+
     monkeypatch.setattr(Tokenizer, "decode", counted)
-    detokenizer.push(token_ids)
-    detokenizer.flush()
+    monkeypatch.setattr(Detokenizer, "_num_held", searched)
+    text = detokenizer.push(token_ids) + detokenizer.flush()
 
     assert decoded <= 3 * len(token_ids), "each alone, and behind the one before"
+    held = len("never") - 1
+    assert len(text) <= looked_at <= len(text) + held * len(token_ids), "what is new, and what was held back"
