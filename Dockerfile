@@ -39,7 +39,7 @@ RUN apt-get update -qq \
  && apt-get install -y -qq --no-install-recommends g++ $headers > /dev/null \
  && rm -rf /var/lib/apt/lists/*
 
-# Octavo itself, with the protobuf stubs that its build hook generates and the kernels that it compiles.
+# Octavo itself, with the protobuf stubs that its build hook generates and the kernels that it compiles, without symbols.
 FROM compilers AS wheel
 COPY pyproject.toml hatch_build.py README.md LICENSE /source/
 COPY proto /source/proto
@@ -48,7 +48,7 @@ COPY engine /source/engine
 COPY service /source/service
 COPY operator /source/operator
 RUN --mount=type=cache,target=/root/.cache/uv \
-    HOME=/root UV_LINK_MODE=copy /opt/uv/bin/uv build --quiet --wheel --build-constraints /pins/all.txt --out-dir /wheel /source
+    HOME=/root UV_LINK_MODE=copy LDFLAGS=-s /opt/uv/bin/uv build --quiet --wheel --build-constraints /pins/all.txt --out-dir /wheel /source
 
 # The gateway and the operator.
 FROM base AS control

@@ -32,7 +32,7 @@ def copied(tmp_path: Path) -> Path:
     script = tmp_path / "cpu" / "build.py"
     (script.parent / "src").mkdir(parents=True)
     script.write_bytes(SCRIPT.read_bytes())
-    (script.parent / "src" / "kernels.cpp").write_text("int octavo() { return 8; }")
+    (script.parent / "src" / "kernels.cpp").write_text("namespace OCTAVO_ISA { int octavo() { return 8; } }")
     return script
 
 
@@ -45,6 +45,16 @@ def test_without_a_compiler_the_install_goes_on_and_says_why(
     assert library is None
     assert "no C++ compiler was found" in reason
     assert {path.name for path in copied.parent.iterdir()} - {"__pycache__"} == {"build.py", "src"}
+
+
+@pytest.mark.skipif(not is_available(), reason="there may be no compiler")
+def test_options_for_linking_come_from_ldflags(
+    hook: ModuleType, copied: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LDFLAGS", "-s -Wl,-soname,as-the-environment-says.so")
+    library, reason = hook.compile_kernels(copied)
+    assert library is not None, reason
+    assert b"as-the-environment-says.so" in library.read_bytes()
 
 
 def test_a_compiler_that_fails_is_told_in_its_own_words(

@@ -13,7 +13,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from octavo.kernels.cpu.build import LIBRARY
+from octavo.kernels.cpu.build import LIBRARY, X86_FLAGS
 from octavo.kernels.cpu.sampling import Sampler
 from tests.kernels.test_sampling import batch, sample, score
 
@@ -34,7 +34,7 @@ def load(library: Path, threads: int) -> Sampler:
     return Sampler(loaded, loaded.octavo_pool_new(threads, None))
 
 
-@pytest.fixture(scope="module", params=["avx512bf16", "avx512", "avx2", "generic"])
+@pytest.fixture(scope="module", params=X86_FLAGS)
 def samplers(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[Sampler]:
     """One for each of THREADS. The instruction set is chosen once by a library, so each has its own copy."""
     copy = tmp_path_factory.mktemp("library") / f"{request.param}.so"

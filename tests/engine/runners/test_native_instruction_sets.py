@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from octavo.kernels.cpu.build import X86_FLAGS
 from octavo.kernels.cpu.library import is_available, library
 from tests.conftest import TinyModel
 
@@ -72,7 +73,7 @@ def compute(model: Path, out: Path, isa: str) -> dict[str, np.ndarray]:
         return dict(found)
 
 
-@pytest.mark.parametrize("isa", ["avx512", "avx2", "generic"])
+@pytest.mark.parametrize("isa", X86_FLAGS)
 def test_logits_are_near_those_of_the_best_instruction_set(
     model: Path, best: dict[str, np.ndarray], isa: str, tmp_path: Path
 ) -> None:

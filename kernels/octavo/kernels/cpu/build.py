@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
@@ -19,10 +20,15 @@ LIBRARY = Path(__file__).with_name("liboctavo_cpu.so")
 PER_ISA = {"kernels.cpp", "kernels_quantized.cpp"}
 """What is compiled once for each instruction set."""
 
+AVX512 = ["-march=x86-64-v4", "-mprfchw"]
+"""PREFETCHW, which all that have AVX-512 have too, belongs to no level."""
+
 X86_FLAGS = {
-    # PREFETCHW, which all that have AVX-512 have too, belongs to no level.
-    "avx512bf16": ["-march=x86-64-v4", "-mavx512bf16", "-mavx512vnni", "-mprfchw"],
-    "avx512": ["-march=x86-64-v4", "-mprfchw"],
+    "amx": [*AVX512, "-mavx512vnni", "-mavx512bf16", "-mamx-tile", "-mamx-bf16", "-mamx-int8"],
+    "avx512bf16": [*AVX512, "-mavx512vnni", "-mavx512bf16"],
+    "avx512vnni": [*AVX512, "-mavx512vnni"],
+    "avx512": AVX512,
+    "avxvnni": ["-march=x86-64-v3", "-mavxvnni"],
     "avx2": ["-march=x86-64-v3"],
     "generic": [],
 }
@@ -53,6 +59,8 @@ class NoCompiler(Exception):
 def build(library: Path = LIBRARY) -> Path:
     """Makes the library, unless it is newer than all that it is made of; its path.
 
+    Of the environment, CXX names the compiler and LDFLAGS has more options for linking.
+
     Raises NoCompiler, or subprocess.CalledProcessError with the compiler's words in `stderr`.
     """
     inputs = [*SOURCES.glob("*.cpp"), *SOURCES.glob("*.h"), Path(__file__)]
@@ -81,7 +89,8 @@ def build(library: Path = LIBRARY) -> Path:
         unfinished = library.with_suffix(".new")
         objects = [str(output) for output, _ in jobs]
         static = ["-static-libstdc++", "-static-libgcc"] if "clang" not in Path(compiler).name else []
-        _run([compiler, "-shared", *static, "-pthread", *objects, "-o", str(unfinished)])
+        more = shlex.split(os.environ.get("LDFLAGS", ""))
+        _run([compiler, "-shared", *static, "-pthread", *objects, *more, "-o", str(unfinished)])
         unfinished.replace(library)
     return library
 

@@ -69,7 +69,7 @@ struct ByteColumns {
     using Sum = i32x16;
     using Register = u32xr;
     static constexpr int PER_STEP = 4;
-#if defined(__AVX512VNNI__)
+#if defined(OCTAVO_VNNI)
     using Row = std::conditional_t<ARE_SIGNED, uint8_t, int8_t>;
     static constexpr int TURNS = 1;
     template <int>

@@ -10,6 +10,7 @@
 #include <cmath>
 
 #include "accumulate.h"
+#include "amx.h"
 #include "blocks.h"
 #include "kernels.h"
 #include "vec.h"
@@ -135,14 +136,18 @@ struct Attend {
     using Query = typename KeyKind::Row;
     using Weight = typename ValueKind::Row;
     static constexpr int WEIGHT_ROWS = Blocks::WEIGHT_ROWS;
+    // Bytes have instructions that are fast enough beside the rest of attention.
+    static constexpr bool BY_TILES = HAS_TILES && std::is_same_v<KeyKind, Pair>;
+    // That meet a chunk together.
+    static constexpr int ROWS = BY_TILES ? MOST_AMX_ROWS : TILE_ROWS;
 
     const Attention& a;
     const AttentionTask& task;
     const AttentionPiece next;
     const int kv_head, group, num_rows;
-    alignas(64) float scores[TILE_ROWS][CHUNK];
-    alignas(64) Weight weights[TILE_ROWS * WEIGHT_ROWS][CHUNK];
-    alignas(64) float sums[TILE_ROWS * WEIGHT_ROWS * octavo::MAX_HEAD_DIM];
+    alignas(64) float scores[ROWS][CHUNK];
+    alignas(64) Weight weights[ROWS * WEIGHT_ROWS][CHUNK];
+    alignas(64) float sums[ROWS * WEIGHT_ROWS * octavo::MAX_HEAD_DIM];
     alignas(64) Query queries[MAX_TASK_ROWS * octavo::MAX_HEAD_DIM];
     alignas(64) float outs[MAX_TASK_ROWS * octavo::MAX_HEAD_DIM];
     QueryScale query_scales[MAX_TASK_ROWS];
@@ -150,10 +155,11 @@ struct Attend {
     // Of blocks of bytes: a chunk's scales; the largest of its values' in all blocks before one; a row's weights' scale.
     alignas(64) float key_scales[CHUNK], value_scales[CHUNK];
     float largest_before[CHUNK / BLOCK + 1] = {};
-    float weight_scales[TILE_ROWS];
+    float weight_scales[ROWS];
 
     // A head's keys and values in as many blocks as a chunk has, to be fetched while a chunk is computed.
     const char* ahead[CHUNK / BLOCK];
+    [[maybe_unused]] Tiles tiles;
 
     Attend(const Attention& a, AttentionPiece now, AttentionPiece next)
         : a(a),
@@ -186,8 +192,8 @@ struct Attend {
                 }
             }
             look_ahead(chunk);
-            for (int row = 0; row < num_rows; row += TILE_ROWS)
-                tile(chunk, row, std::min(TILE_ROWS, num_rows - row), keys, values, num_blocks);
+            for (int row = 0; row < num_rows; row += ROWS)
+                tile(chunk, row, std::min(ROWS, num_rows - row), keys, values, num_blocks);
         }
         for (int row = 0; row < num_rows; row++) finish(row);
     }
@@ -228,7 +234,7 @@ struct Attend {
 
     // One tile of rows against one chunk.
     void tile(int chunk, int top, int rows, const char* const* keys, const char* const* values, int num_blocks) {
-        int from[TILE_ROWS], to[TILE_ROWS], least = CHUNK, most = 0;
+        int from[ROWS], to[ROWS], least = CHUNK, most = 0;
         for (int r = 0; r < rows; r++) {
             const int seen = a.positions[token(top + r)] + 1 - chunk * CHUNK;
             to[r] = std::min(seen, CHUNK);
@@ -237,23 +243,50 @@ struct Attend {
         }
         const int first = least / BLOCK, last = std::min((most + BLOCK - 1) / BLOCK, num_blocks);
         if (first >= last) return;
-        const char* tile_queries = reinterpret_cast<const char*>(queries + size_t(top) * a.head_dim);
+        if constexpr (BY_TILES)
+            score_by_tiles(top, rows, keys, first, last, num_blocks);
+        else
+            score(top, rows, keys, first, last, num_blocks);
+        float greatest[ROWS], sum[ROWS];
+        alignas(64) float parts[octavo::whole(ROWS, 16)] = {};
+        for (int r = 0; r < rows; r++) {
+            weigh(r, from[r], to[r], first, last, greatest[r], sum[r]);
+            parts[r] = distance(states[top + r], greatest[r]);
+        }
+        for (int r = 0; r < rows; r += 16) store(parts + r, exp(load(parts + r)));
+        if constexpr (BY_TILES)
+            sum_up_by_tiles(rows, values, first, last);
+        else
+            sum_up(rows, values, first, last);
+        for (int r = 0; r < rows; r++) {
+            const float* of_row = sums + r * WEIGHT_ROWS * a.head_dim;
+            merge(states[top + r], greatest[r], sum[r], parts[r], a.head_dim, [&](int d) {
+                if constexpr (Blocks::ARE_BYTES) {
+                    i32x16 all = load_as<i32x16>(of_row + d);
+                    if constexpr (WEIGHT_ROWS == 2) all = (all << 8) + load_as<i32x16>(of_row + a.head_dim + d);
+                    return to_float(all) * splat(weight_scales[r]);
+                } else {
+                    return load(of_row + d);
+                }
+            });
+        }
+    }
+
+    const char* queries_of(int top) const { return reinterpret_cast<const char*>(queries + size_t(top) * a.head_dim); }
+
+    void score(int top, int rows, const char* const* keys, int first, int last, int num_blocks) {
         for (int b = first / 2 * 2; b < last; b += 2) {
             // Meanwhile as much of what comes next is fetched.
             const char* next[4] = {ahead[b], ahead[b] + 64, ahead[b + 1], ahead[b + 1] + 64};
             with_constant<TILE_ROWS>(rows, [&](auto n) {
                 score_blocks<KeyKind, n.value>(
-                    tile_queries, a.head_dim * sizeof(Query), query_scales + top, key_scales + b * BLOCK, keys[b],
+                    queries_of(top), a.head_dim * sizeof(Query), query_scales + top, key_scales + b * BLOCK, keys[b],
                     keys[std::min(b + 1, num_blocks - 1)], next, a.head_dim, &scores[0][b * BLOCK]);
             });
         }
-        float greatest[TILE_ROWS], sum[TILE_ROWS];
-        alignas(64) float parts[16] = {};
-        for (int r = 0; r < rows; r++) {
-            weigh(r, from[r], to[r], first, last, greatest[r], sum[r]);
-            parts[r] = distance(states[top + r], greatest[r]);
-        }
-        store(parts, exp(load(parts)));
+    }
+
+    void sum_up(int rows, const char* const* values, int first, int last) {
         const int weight_rows = rows * WEIGHT_ROWS;
         for (int r = 0; r < weight_rows; r += SUM_ROWS)
             for (int d = 0; d < a.head_dim; d += 16 * SUM_VECTORS) {
@@ -267,18 +300,43 @@ struct Attend {
                     });
                 });
             }
-        for (int r = 0; r < rows; r++) {
-            const float* of_row = sums + r * WEIGHT_ROWS * a.head_dim;
-            merge(states[top + r], greatest[r], sum[r], parts[r], a.head_dim, [&](int d) {
-                if constexpr (Blocks::ARE_BYTES) {
-                    i32x16 all = load_as<i32x16>(of_row + d);
-                    if constexpr (WEIGHT_ROWS == 2) all = (all << 8) + load_as<i32x16>(of_row + a.head_dim + d);
-                    return to_float(all) * splat(weight_scales[r]);
-                } else {
-                    return load(of_row + d);
-                }
-            });
+    }
+
+    // Both by AMX's tiles, of which a step takes as much as a block has side by side: 32 or 64 bytes of a query, and of
+    // weights a block's.
+    void score_by_tiles(int top, int rows, const char* const* keys, int first, int last, int num_blocks) {
+        const size_t bytes = a.head_dim * sizeof(Query);
+        const int depth = depth_of(bytes);
+        tiles.set(rows, depth);
+        for (int b = first / 2 * 2; b < last; b += 2) {
+            const char *left = keys[b], *right = keys[std::min(b + 1, num_blocks - 1)];
+            const int lines = depth / 2;  // of what comes next as much as of these: a block's in a step
+            sum_tiles<KeyKind>(
+                queries_of(top), rows, bytes, depth, int(bytes / depth), true,
+                [&](int i) { return TileColumns{left + size_t(i) * depth * BLOCK, right + size_t(i) * depth * BLOCK}; },
+                64,
+                [&](int i) {
+                    for (int line = i * lines; line < (i + 1) * lines; line++)
+                        prefetch<false>(ahead[b] + line * 64), prefetch<false>(ahead[b + 1] + line * 64);
+                },
+                &scores[0][b * BLOCK], sizeof scores[0]);
         }
+        for (int r = 0; r < rows; r++)
+            for (int b = first; b < last; b++) {
+                float* of = scores[r] + b * BLOCK;
+                store(of, load(of) * splat(query_scales[top + r].factor));
+            }
+    }
+
+    void sum_up_by_tiles(int rows, const char* const* values, int first, int last) {
+        constexpr int DEPTH = BLOCK * sizeof(Weight);
+        tiles.set(rows, DEPTH);
+        for (int d = 0; d < a.head_dim; d += 32)
+            sum_tiles<ValueKind>(
+                reinterpret_cast<const char*>(weights[0] + first * BLOCK), rows, sizeof weights[0], DEPTH, last - first,
+                d + 16 < a.head_dim,
+                [&](int i) { return TileColumns{values[first + i] + d * 4, values[first + i] + (d + 16) * 4}; },
+                size_t(a.head_dim) * 4, [](int) {}, sums + d, a.head_dim * sizeof(float));
     }
 
     // Turns a row's scores into weights, 0 where it does not see.

@@ -174,7 +174,8 @@ struct Kernels {
     Scans scans;
 };
 
-extern const Kernels kernels_avx512bf16, kernels_avx512, kernels_avx2, kernels_generic;
+extern const Kernels kernels_amx, kernels_avx512bf16, kernels_avx512vnni, kernels_avx512, kernels_avxvnni, kernels_avx2,
+    kernels_generic;
 
 // The best that this processor can run.
 const Kernels& kernels();

@@ -3,22 +3,45 @@
 
 #include "kernels.h"
 
+#if defined(__linux__)
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace octavo {
 namespace {
 
 #if defined(__x86_64__)
+// Whether this process may use AMX's tiles: their 8 KiB are kept for those of its threads that asked Linux.
+bool may_use_tiles() {
+#if defined(__linux__)
+    constexpr int REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
+    return !syscall(SYS_arch_prctl, REQUEST_PERMISSION, TILE_DATA);
+#else
+    return false;
+#endif
+}
+
 bool runs(const Kernels& set) {
     __builtin_cpu_init();
     const bool avx512 = __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
-    if (&set == &kernels_avx512bf16)
-        return avx512 && __builtin_cpu_supports("avx512bf16") && __builtin_cpu_supports("avx512vnni");
+    const bool vnni = avx512 && __builtin_cpu_supports("avx512vnni");
+    const bool bf16 = vnni && __builtin_cpu_supports("avx512bf16");
+    if (&set == &kernels_amx)
+        return bf16 && __builtin_cpu_supports("amx-tile") && __builtin_cpu_supports("amx-bf16") &&
+               __builtin_cpu_supports("amx-int8") && may_use_tiles();
+    if (&set == &kernels_avx512bf16) return bf16;
+    if (&set == &kernels_avx512vnni) return vnni;
     if (&set == &kernels_avx512) return avx512;
-    if (&set == &kernels_avx2)
-        return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    const bool avx2 =
+        __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    if (&set == &kernels_avxvnni) return avx2 && __builtin_cpu_supports("avxvnni");
+    if (&set == &kernels_avx2) return avx2;
     return true;
 }
-const Kernels* const ALL[] = {&kernels_avx512bf16, &kernels_avx512, &kernels_avx2, &kernels_generic};
+const Kernels* const ALL[] = {&kernels_amx,     &kernels_avx512bf16, &kernels_avx512vnni, &kernels_avx512,
+                              &kernels_avxvnni, &kernels_avx2,       &kernels_generic};
 #else
 bool runs(const Kernels&) { return true; }
 const Kernels* const ALL[] = {&kernels_generic};
@@ -27,11 +50,12 @@ const Kernels* const ALL[] = {&kernels_generic};
 }  // namespace
 
 const Kernels& kernels() {
-    // A lesser set can be asked for, to test it on a machine that has a better one.
+    // A lesser set can be asked for, to test it on a machine that has a better one. AMX has to be asked for: so far it
+    // has been run in emulation only.
     static const Kernels& chosen = []() -> const Kernels& {
         const char* wanted = std::getenv("OCTAVO_ISA");
         for (const Kernels* set : ALL)
-            if (runs(*set) && (!wanted || !std::strcmp(wanted, set->name))) return *set;
+            if ((wanted ? !std::strcmp(wanted, set->name) : set != &kernels_amx) && runs(*set)) return *set;
         return kernels_generic;
     }();
     return chosen;

@@ -1,6 +1,7 @@
 // What a machine can do at most: the measures that kernels are held against.
 #pragma once
 
+#include "amx.h"
 #include "kernels.h"
 #include "vec.h"
 
@@ -20,9 +21,22 @@ inline uint64_t read_memory(const char* data, size_t bytes) {
     return bits;
 }
 
-// Multiplies and adds in registers only, as many as a product's inner loop: the operations done, an addition and a
-// multiplication counted as two. by_bytes: of bytes, into integers; else of bfloat16.
+template <class Kind>
+INLINE uint64_t multiply_by_tiles(int rounds) {
+    Tiles tiles;
+    tiles.set(AMX_ROWS, 64);
+    alignas(64) char zeros[AMX_ROWS][64] = {}, sums[MOST_AMX_ROWS][128];
+    sum_tiles<Kind>(
+        zeros[0], MOST_AMX_ROWS, 0, 0, rounds, true, [&](int) { return TileColumns{zeros[0], zeros[0]}; }, 64, [](int) {},
+        sums, sizeof sums[0]);
+    return uint64_t(rounds) * MOST_AMX_ROWS * 32 * 64 / sizeof(typename Kind::Column) * 2;
+}
+
+// Multiplies and adds, as much as a product's inner loop, in registers only (by AMX's tiles from the first-level cache): the
+// operations done, an addition and a multiplication counted as two. by_bytes: of bytes, into integers; else of bfloat16.
 inline uint64_t multiply(int rounds, bool by_bytes) {
+    if constexpr (HAS_TILES)
+        return by_bytes ? multiply_by_tiles<UnsignedColumns>(rounds) : multiply_by_tiles<Pair>(rounds);
     constexpr int N = TILE_ROWS * TILE_VECTORS;
     const u32x16 a = splat(0x3f803f80u);  // two bfloat16 of 1, and about 1
     u32x16 b = unknown(a);
@@ -33,7 +47,7 @@ inline uint64_t multiply(int rounds, bool by_bytes) {
         for (int i = 0; i < rounds; i++) {
 #pragma GCC unroll 24
             for (int n = 0; n < N; n++) {
-#if defined(__AVX512VNNI__)
+#if defined(OCTAVO_VNNI)
                 acc[n] = dot_quads(acc[n], a, b);
 #else
                 // Twice the same would be computed once.

@@ -8,6 +8,7 @@
 #include <algorithm>
 
 #include "accumulate.h"
+#include "amx.h"
 #include "kernels.h"
 #include "vec.h"
 
@@ -139,9 +140,14 @@ struct WholePanels {
     }
 };
 
-template <class Kind>
-struct PlainForm : WholePanels<Kind> {
+template <class K>
+struct PlainForm : WholePanels<K> {
+    using Kind = K;
+    // Pairs are added up by tiles in an order of their own: for one row as for many.
+    static constexpr int LEAST_TILE_ROWS = HAS_TILES && std::is_same_v<Kind, Pair> ? 1 : NEVER;
+
     static constexpr size_t panel_bytes(int k) { return size_t(k) * PANEL * sizeof(typename Kind::Column); }
+    static constexpr size_t row_bytes(int k) { return k * sizeof(typename Kind::Row); }
 
     template <int R>
     INLINE void tile(
@@ -155,6 +161,7 @@ struct PlainForm : WholePanels<Kind> {
                 for (int c = 0; c < V; c++) result[r][v + c] = acc[r][c];
         }
     }
+    INLINE f32x16 result_of(f32x16 sum, const char*, const char*, int, int) { return sum; }
 };
 using F32Form = PlainForm<Single>;
 using BF16Form = PlainForm<Pair>;
@@ -180,12 +187,68 @@ __attribute__((noinline)) void compute(
     finish<R>(p, out, panel, result);
 }
 
+// Computes a panel's product with `rows` rows from row `top` on. next: the panel that is fetched meanwhile.
+template <class Form>
+INLINE void product_by_vectors(
+    const Product& p, int top, int rows, int panel, const char* now, const char* next, Ahead& ahead) {
+    const size_t panel_bytes = Form::panel_bytes(p.linear->k);
+    // Tiles are as even as can be, not all but the last one as large as can be.
+    const int most = Form::tile_rows(rows), tiles = (rows + most - 1) / most;
+    for (int t = 0; t < tiles; t++) {
+        const int from = rows * t / tiles, to = rows * (t + 1) / tiles;
+        const char* a = static_cast<const char*>(p.a) + (top + from) * p.a_stride;
+        const char* fetched = tiles == 1 ? now + AHEAD_BYTES : next + panel_bytes * std::min(t, 1) / 2;
+        // Tiles that the next panel does not need fetch keys and values.
+        if (!Form::fetches(rows, t))
+            fetched = nullptr;
+        else if (HAS_TIME_TO_FETCH && t >= Form::TILES_OF_NEXT)
+            if (const char* keys = ahead.take(panel_bytes / Form::TILES_OF_NEXT)) fetched = keys;
+        with_constant<Form::MOST_ROWS>(to - from, [&](auto n) {
+            compute<Form, n.value>(p, top + from, panel, a, now, fetched, tiles == 1);
+        });
+    }
+}
+
+// The same by AMX's tiles.
+template <class Form>
+INLINE void product_by_tiles(
+    const Product& p, int top, int rows, int panel, const char* now, const char* next, Ahead& ahead, Tiles& tiles) {
+    using Kind = typename Form::Kind;
+    const int k = p.linear->k, depth = depth_of(Form::row_bytes(k)), steps = int(Form::row_bytes(k) / depth);
+    const size_t panel_bytes = Form::panel_bytes(k), step_bytes = size_t(depth) * PANEL;
+    tiles.set(rows, depth);
+    const int count = (rows + MOST_AMX_ROWS - 1) / MOST_AMX_ROWS;
+    for (int t = 0; t < count; t++) {
+        const int from = rows * t / count, to = rows * (t + 1) / count;
+        const char* a = static_cast<const char*>(p.a) + (top + from) * p.a_stride;
+        const char* fetched = count == 1 ? now + 2 * AHEAD_BYTES : next + panel_bytes * std::min(t, 1) / 2;
+        if (t >= Form::TILES_OF_NEXT)
+            if (const char* keys = ahead.take(panel_bytes / Form::TILES_OF_NEXT)) fetched = keys;
+        const size_t lines = step_bytes / 64 / (count == 1 ? 1 : Form::TILES_OF_NEXT);
+        alignas(64) typename Kind::Sum sums[MOST_AMX_ROWS][PANEL / 16];
+        sum_tiles<Kind>(
+            a, to - from, p.a_stride, depth, steps, true,
+            [&](int i) { return TileColumns{now + i * step_bytes, now + i * step_bytes + 64}; }, 4 * PANEL,
+            [&](int i) {
+                for (size_t line = 0; line < lines; line++) prefetch<false>(fetched + (i * lines + line) * 64);
+            },
+            sums, sizeof sums[0]);
+        Place out = place(p, top + from, panel);
+        for (int r = 0; r < to - from; r++, a += p.a_stride, out.first += out.row_bytes) {
+            Tile<1> result;
+            for (int v = 0; v < 2; v++) result[0][v] = Form::result_of(sums[r][v], a, now, k, v);
+            finish<1>(p, out, panel, result);
+        }
+    }
+}
+
 // Computes the parts [first, last): of `Product::parts`, all panels of the first block of rows, then of the next.
 template <class Form>
 void product(const Product& p, int first, int last, Ahead& ahead) {
     const int panels = p.linear->panels();
     const size_t panel_bytes = Form::panel_bytes(p.linear->k);
     const char* weights = static_cast<const char*>(p.linear->data);
+    [[maybe_unused]] Tiles tiles;
     for (int part = first; part < last; part++) {
         const int top = part / panels * ROW_BLOCK, panel = part % panels;
         const int rows = std::min(ROW_BLOCK, p.rows - top);
@@ -193,21 +256,13 @@ void product(const Product& p, int first, int last, Ahead& ahead) {
         // The next panel is fetched while this one, which is in the cache by then, meets its other rows.
         const char* next = panel + 1 < panels ? now + panel_bytes : weights;
         if (part + 1 == last && ahead.weights) next = ahead.weights;
-        // Tiles are as even as can be, not all but the last one as large as can be.
-        const int most = Form::tile_rows(rows), tiles = (rows + most - 1) / most;
-        for (int t = 0; t < tiles; t++) {
-            const int from = rows * t / tiles, to = rows * (t + 1) / tiles;
-            const char* a = static_cast<const char*>(p.a) + (top + from) * p.a_stride;
-            const char* fetched = tiles == 1 ? now + AHEAD_BYTES : next + panel_bytes * std::min(t, 1) / 2;
-            // Tiles that the next panel does not need fetch keys and values.
-            if (!Form::fetches(rows, t))
-                fetched = nullptr;
-            else if (HAS_TIME_TO_FETCH && t >= Form::TILES_OF_NEXT)
-                if (const char* keys = ahead.take(panel_bytes / Form::TILES_OF_NEXT)) fetched = keys;
-            with_constant<Form::MOST_ROWS>(to - from, [&](auto n) {
-                compute<Form, n.value>(p, top + from, panel, a, now, fetched, tiles == 1);
-            });
-        }
+        constexpr int LEAST = Form::LEAST_TILE_ROWS;
+        if constexpr (LEAST != NEVER)
+            if (rows >= LEAST) {
+                product_by_tiles<Form>(p, top, rows, panel, now, next, ahead, tiles);
+                continue;
+            }
+        if constexpr (LEAST > 1) product_by_vectors<Form>(p, top, rows, panel, now, next, ahead);
     }
 }
 

@@ -32,12 +32,17 @@ INLINE void unpack(const char* from, u32x16 (&quads)[8]) {
 template <int FORM>
 struct GroupForm {
     static constexpr int FEW_ROWS = std::min(TILE_ROWS, 4);
-    static constexpr int MOST_ROWS = TILE_VECTORS == 2 ? TILE_ROWS : FEW_ROWS;
+#if defined(__AVX512VNNI__)
+    static constexpr int MOST_ROWS = TILE_ROWS;
+#else
+    static constexpr int MOST_ROWS = FEW_ROWS;  // quads are taken apart for every row, whatever the rows
+#endif
     // Two tiles at least where rows are not few: the second one fetches what it needs for the next panel.
     static constexpr int tile_rows(int rows) {
         return rows <= FEW_ROWS ? FEW_ROWS : std::min(MOST_ROWS, (rows + 1) / 2);
     }
     static constexpr bool fetches(int, int) { return true; }
+    static constexpr int LEAST_TILE_ROWS = NEVER;
 
     static constexpr octavo::GroupShape SHAPE = octavo::shape_of(FORM);
     static constexpr size_t BLOCK = octavo::block_bytes(SHAPE);

@@ -7,7 +7,7 @@ namespace OCTAVO_ISA {
 
 // ROWS: how many rows have such sums at the same time. `start` is what a sum begins with: where weights have 8 bits,
 // what takes back that they are counted from 128, which not all of those below need.
-#if defined(__AVX2__) && !defined(__AVX512F__)
+#if defined(__AVX2__) && !defined(__AVX512F__) && !defined(OCTAVO_VNNI)
 
 // Without VPDPBUSD: VPMADDUBSW adds two products in 16 bits, where of weights of few bits several quads fit before they
 // are widened.

@@ -15,6 +15,11 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
+// VPDPBUSD, for whatever registers there are.
+#if defined(__AVX512VNNI__) || defined(__AVXVNNI__)
+#define OCTAVO_VNNI
+#endif
+
 #if !defined(__AVX512F__)
 #include "wide.h"
 #endif
@@ -397,6 +402,9 @@ INLINE i32xr dot_quads(i32xr acc, u32xr a, u32xr b) {
 #if defined(__AVX512VNNI__)
     // As assembly: with the intrinsic, GCC 12 copies and spills the accumulators of a large tile.
     asm("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(b));
+    return acc;
+#elif defined(__AVXVNNI__)
+    asm("%{vex%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(a), "x"(b));
     return acc;
 #else
     // As 16-bit numbers: adding pairs of products of bytes in 16 bits, as VPMADDUBSW does, would saturate.
