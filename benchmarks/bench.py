@@ -13,7 +13,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from benchmarks.harness.chart import Bar, Group, bars
-from benchmarks.harness.configurations import CONFIGURATIONS, Configuration, supported
+from benchmarks.harness.configurations import ONE_OF_EACH, Configuration, supported
 from benchmarks.harness.machine import Limits, measure
 from benchmarks.harness.processes import Command, Failed, Line
 from benchmarks.harness.results import keep, rate, rate_of
@@ -94,7 +94,7 @@ def options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--model", default="smollm2")
-    parser.add_argument("--configurations", default=",".join(c.name for c in CONFIGURATIONS))
+    parser.add_argument("--configurations", default=",".join(ONE_OF_EACH))
     parser.add_argument("--workloads", default=",".join(NAMES))
     add_rates(parser)
     return parser.parse_args()

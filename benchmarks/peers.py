@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from benchmarks.bench import add_rates, limit_rates, worker
 from benchmarks.harness.chart import Bar, Group, bars
-from benchmarks.harness.configurations import CONFIGURATIONS, supported
+from benchmarks.harness.configurations import CONFIGURATIONS, Configuration, supported
 from benchmarks.harness.machine import measure
 from benchmarks.harness.peers import PEERS, Peer, installation, prepare
 from benchmarks.harness.processes import Command, Failed, Line
@@ -66,26 +66,27 @@ def rates_table(rounds: Rounds, engines: Sequence[str], names: Sequence[str]) ->
 
 def ratios_table(
     rounds: Rounds,
-    compared: Mapping[str, Sequence[str]],
+    compared: Sequence[tuple[Configuration, Sequence[str]]],
     most: Mapping[str, Mapping[str, float]],
     names: Sequence[str],
 ) -> Table:
-    """compared: of each of Octavo's configurations, its peers. most: the rates that are possible."""
-    table = Table("precision", "workload", title="Octavo against the best peer of its precision")
+    """compared: Octavo's configurations, each with its peers. most: the possible rates, by its name."""
+    table = Table("configuration", "workload", title="Octavo against the best peer of its precision")
     for column in ("tokens/s", "of limit", "best peer", "its tokens/s", "ratio", "target"):
         table.add_column(column, justify="right")
-    for configuration, peers in compared.items():
+    for configuration, peers in compared:
         for workload in names:
-            ours = rate(everywhere(rounds, configuration), workload)
+            ours = rate(everywhere(rounds, configuration.name), workload)
             if ours is None:
                 continue
             theirs = {p: r for p in peers if (r := rate(everywhere(rounds, p), workload)) is not None}
             best = max(theirs, key=lambda peer: theirs[peer]) if theirs else None
-            found = ratio(rounds, configuration, peers, workload)
-            limit, target = most[configuration].get(workload), TARGETS[configuration].get(workload)
+            found = ratio(rounds, configuration.name, peers, workload)
+            limit = most[configuration.name].get(workload)
+            target = TARGETS[configuration.precision].get(workload)
             met = found is not None and target is not None and found >= target
             table.add_row(
-                configuration,
+                configuration.name,
                 workload,
                 f"{ours:,.0f}",
                 f"{ours / limit:.0%}" if limit is not None else "–",
@@ -168,7 +169,7 @@ def main() -> None:
         rounds = run(commands, options.rounds, console)
     shape = Shape.of(options.model)
     most = {c.name: limit_rates(c, shape, limits) for c in configurations}
-    compared = {c.name: [p.name for p in peers if p.precision == c.name] for c in configurations}
+    compared = [(c, [p.name for p in peers if p.precision == c.precision]) for c in configurations]
     engines = [engine for engine in commands if any(engine in lines for lines in rounds)]
     console.print(rates_table(rounds, engines, names))
     console.print(ratios_table(rounds, compared, most, names))
@@ -177,9 +178,9 @@ def main() -> None:
             workload,
             [
                 Bar(
-                    f"octavo {engine}" if engine in compared else engine,
+                    f"octavo {engine}" if engine in most else engine,
                     found,
-                    limit=most[engine].get(workload) if engine in compared else None,
+                    limit=most[engine].get(workload) if engine in most else None,
                 )
                 for engine in engines
                 if (found := rate(everywhere(rounds, engine), workload)) is not None

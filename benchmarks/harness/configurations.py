@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 from benchmarks.harness.roofline import Roofline, Shape
@@ -16,9 +16,10 @@ if TYPE_CHECKING:
 @dataclass(frozen=True, slots=True)
 class Configuration:
     """settings: fields of EngineConfig. weight_bytes: of one weight; None where weights are computed from as
-    the checkpoint has them packed."""
+    the checkpoint has them packed. precision: of the weights, and of the peers that it is compared with."""
 
     name: str
+    precision: str
     settings: dict[str, Any]
     weight_bytes: float | None
 
@@ -30,24 +31,29 @@ class Configuration:
         packed = self.weight_bytes is None
         weight_bytes = shape.packed_bytes if packed else shape.weights * (self.weight_bytes or 0)
         kv_bytes = 1.0 if self.settings.get("kv_cache_dtype") == "int8" else 2.0
-        rate = limits.bf16 if self.name == "bf16" else limits.int8
+        rate = limits.bf16 if self.precision == "bf16" else limits.int8
         return Roofline(shape, limits, weight_bytes, rate, kv_bytes)
 
 
+BF16 = {"dtype": "bfloat16", "quantization": "none"}
+INT8 = {"dtype": "bfloat16", "quantization": "int8"}
+# As OpenVINO's CPU plugin has keys and values unless it is told otherwise, beside weights of 16 bits, too.
+KV8 = {"kv_cache_dtype": "int8"}
 CONFIGURATIONS = (
-    Configuration("bf16", {"dtype": "bfloat16", "quantization": "none"}, 2.0),
-    # As OpenVINO's CPU plugin has them: keys and values in 8 bits unless it is told otherwise, beside weights
-    # of 16 bits, too.
-    Configuration("int8", {"dtype": "bfloat16", "quantization": "int8", "kv_cache_dtype": "int8"}, 1.0),
-    Configuration("4-bit", {"dtype": "auto", "quantization": "auto"}, None),
+    Configuration("bf16", "bf16", BF16, 2.0),
+    Configuration("bf16-kv8", "bf16", BF16 | KV8, 2.0),
+    Configuration("int8", "int8", INT8 | KV8, 1.0),
+    Configuration("4-bit", "4-bit", {"dtype": "auto", "quantization": "auto"}, None),
 )
+ONE_OF_EACH = [c.name for c in CONFIGURATIONS if c.name == c.precision]
+"""Of every precision."""
 
 
 def configuration(name: str) -> Configuration:
     """By its name. An engine that does not quantise yet computes in bf16 alone, and has no word for it."""
     [found] = (each for each in CONFIGURATIONS if each.name == name)
     if name == "bf16" and not found.is_supported:
-        return Configuration(name, {"dtype": "bfloat16"}, found.weight_bytes)
+        return replace(found, settings={"dtype": "bfloat16"})
     return found
 
 
