@@ -93,7 +93,8 @@ async def test_a_doors_span_has_what_was_asked_and_what_came(
 
 
 async def test_http_is_traced_alike(pod: World, collector: Collector, caller: Caller) -> None:
-    body = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+    message = {"role": "user", "content": "Hello"}
+    body = {"model": "tiny", "messages": [message], "max_tokens": 4, "ignore_eos": True}
     async with httpx.AsyncClient(base_url=pod.server.http_url) as http:
         answer = await http.post("/v1/chat/completions", json=body, headers=caller.headers)
     assert answer.status_code == 200

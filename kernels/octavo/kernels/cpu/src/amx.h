@@ -1,5 +1,5 @@
-// Products by AMX: an instruction multiplies two tiles, matrices of up to 16 rows of up to 64 bytes, and adds the result
-// to a third one, of 16 × 16 numbers of 32 bits.
+// Products by AMX: an instruction multiplies two tiles, matrices of up to 16 rows of up to 64 bytes, and adds the
+// result to a third one, of 16 × 16 numbers of 32 bits.
 //
 // What it does with a row does not depend on the other rows of its tile, so results are as `accumulate`'s: the same
 // whatever is computed together. Of bytes they are the same numbers. Pairs of bfloat16 are added up 16 at a time, the
@@ -34,8 +34,8 @@ struct TileColumns {
 
 #if defined(__AMX_TILE__)
 
-// The shapes of a thread's tiles: 0 to 3 hold sums, 4 and 5 rows, 6 and 7 columns. At its end they are let go of, so that
-// nobody need save them.
+// The shapes of a thread's tiles: 0 to 3 hold sums, 4 and 5 rows, 6 and 7 columns. At its end they are let go of, so
+// that nobody need save them.
 class Tiles {
   public:
     Tiles() = default;
@@ -119,9 +119,10 @@ INLINE void sum_tiles(
     if constexpr (MORE_ROWS && RIGHT) store_tile<3>(more_to + 64, to_stride);
 }
 
-// to[r][c] = Σᵢ rows[r] · columns(i)[c] for up to MOST_AMX_ROWS rows and 16 columns, or 32 if there are some on the right;
-// `tiles` has to be set to these rows and this depth. Numbers of `to` are 4 bytes, its rows `to_stride` bytes apart.
-// fetch(i): called once a step, for what is to come from memory.
+// to[r][c] = Σᵢ row r's step i · column c of columns(i), for up to MOST_AMX_ROWS rows and 16 columns, or 32 if there are
+// some on the right. Tiles have to be set to these rows and this depth. Each stretch of 4 bytes of a row's step has its
+// columns' at their own row, `column_stride` bytes after the last. Numbers of `to` are 4 bytes, its rows `to_stride`
+// bytes apart. fetch(i): called once a step, for what is to come from memory.
 template <class Kind, class Columns, class Fetch>
 INLINE void sum_tiles(
     const char* rows, int num_rows, size_t row_stride, int depth, int steps, bool right, const Columns& columns,

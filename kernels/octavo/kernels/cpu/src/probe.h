@@ -26,14 +26,15 @@ INLINE uint64_t multiply_by_tiles(int rounds) {
     Tiles tiles;
     tiles.set(AMX_ROWS, 64);
     alignas(64) char zeros[AMX_ROWS][64] = {}, sums[MOST_AMX_ROWS][128];
+    const auto columns = [&](int) { return TileColumns{zeros[0], zeros[0]}; };
     sum_tiles<Kind>(
-        zeros[0], MOST_AMX_ROWS, 0, 0, rounds, true, [&](int) { return TileColumns{zeros[0], zeros[0]}; }, 64, [](int) {},
-        sums, sizeof sums[0]);
+        zeros[0], MOST_AMX_ROWS, 0, 0, rounds, true, columns, 64, [](int) {}, sums, sizeof sums[0]);
     return uint64_t(rounds) * MOST_AMX_ROWS * 32 * 64 / sizeof(typename Kind::Column) * 2;
 }
 
-// Multiplies and adds, as much as a product's inner loop, in registers only (by AMX's tiles from the first-level cache): the
-// operations done, an addition and a multiplication counted as two. by_bytes: of bytes, into integers; else of bfloat16.
+// Multiplies and adds, as much as a product's inner loop, in registers only (by AMX's tiles from the first-level cache):
+// the operations done, an addition and a multiplication counted as two. by_bytes: of bytes, into integers; else of
+// bfloat16.
 inline uint64_t multiply(int rounds, bool by_bytes) {
     if constexpr (HAS_TILES)
         return by_bytes ? multiply_by_tiles<UnsignedColumns>(rounds) : multiply_by_tiles<Pair>(rounds);
