@@ -12,7 +12,7 @@ namespace octavo {
 namespace {
 
 #if defined(__x86_64__)
-// Whether this process may use AMX's tiles: their 8 KiB are kept for those of its threads that asked Linux.
+// Whether this process may use AMX's tiles: Linux saves their 8 KiB for threads of processes that asked, no others'.
 bool may_use_tiles() {
 #if defined(__linux__)
     constexpr int REQUEST_PERMISSION = 0x1023, TILE_DATA = 18;
