@@ -32,6 +32,12 @@ struct TileColumns {
     const char *left, *right;
 };
 
+// What sums start from, its rows `stride` bytes apart; null for 0.
+struct Start {
+    const char* first = nullptr;
+    size_t stride = 0;
+};
+
 #if defined(__AMX_TILE__)
 
 // The shapes of a thread's tiles: 0 to 3 hold sums, 4 and 5 rows, 6 and 7 columns. At its end they are let go of, so
@@ -71,9 +77,13 @@ template <int TILE>
 INLINE void clear_tile() {
     asm volatile("tilezero %%tmm%c0" : : "i"(TILE));
 }
-template <int TILE>
+// ONCE: it will not be needed again soon, and leaves the first-level cache to what will.
+template <int TILE, bool ONCE = false>
 INLINE void load_tile(const void* from, size_t stride) {
-    asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(TILE) : "memory");
+    if constexpr (ONCE)
+        asm volatile("tileloaddt1 (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(TILE) : "memory");
+    else
+        asm volatile("tileloadd (%0,%1,1), %%tmm%c2" : : "r"(from), "r"(stride), "i"(TILE) : "memory");
 }
 template <int TILE>
 INLINE void store_tile(void* to, size_t stride) {
@@ -89,18 +99,26 @@ INLINE void multiply_tiles() {
         static_assert(std::is_same_v<Kind, Pair>, "no such tiles are used");
 }
 
-template <class Kind, bool MORE_ROWS, bool RIGHT, class Columns, class Fetch>
+template <class Kind, bool MORE_ROWS, bool RIGHT, bool ONCE, class Columns, class Fetch>
 INLINE void sum_tiles(
     const char* rows, const char* more_rows, size_t row_stride, int depth, int steps, const Columns& columns,
-    size_t column_stride, const Fetch& fetch, char* to, char* more_to, size_t to_stride) {
-    clear_tile<0>();
-    if constexpr (RIGHT) clear_tile<1>();
-    if constexpr (MORE_ROWS) clear_tile<2>();
-    if constexpr (MORE_ROWS && RIGHT) clear_tile<3>();
+    size_t column_stride, const Fetch& fetch, Start start, const char* more_start, char* to, char* more_to,
+    size_t to_stride) {
+    if (start.first) {
+        load_tile<0>(start.first, start.stride);
+        if constexpr (RIGHT) load_tile<1>(start.first + 64, start.stride);
+        if constexpr (MORE_ROWS) load_tile<2>(more_start, start.stride);
+        if constexpr (MORE_ROWS && RIGHT) load_tile<3>(more_start + 64, start.stride);
+    } else {
+        clear_tile<0>();
+        if constexpr (RIGHT) clear_tile<1>();
+        if constexpr (MORE_ROWS) clear_tile<2>();
+        if constexpr (MORE_ROWS && RIGHT) clear_tile<3>();
+    }
     for (int i = 0; i < steps; i++) {
         const TileColumns at = columns(i);
         fetch(i);
-        load_tile<4>(rows + size_t(i) * depth, row_stride);
+        load_tile<4, ONCE>(rows + size_t(i) * depth, row_stride);
         load_tile<6>(at.left, column_stride);
         multiply_tiles<Kind, 0, 4, 6>();
         if constexpr (RIGHT) {
@@ -108,7 +126,7 @@ INLINE void sum_tiles(
             multiply_tiles<Kind, 1, 4, 7>();
         }
         if constexpr (MORE_ROWS) {
-            load_tile<5>(more_rows + size_t(i) * depth, row_stride);
+            load_tile<5, ONCE>(more_rows + size_t(i) * depth, row_stride);
             multiply_tiles<Kind, 2, 5, 6>();
             if constexpr (RIGHT) multiply_tiles<Kind, 3, 5, 7>();
         }
@@ -119,21 +137,23 @@ INLINE void sum_tiles(
     if constexpr (MORE_ROWS && RIGHT) store_tile<3>(more_to + 64, to_stride);
 }
 
-// to[r][c] = Σᵢ row r's step i · column c of columns(i), for up to MOST_AMX_ROWS rows and 16 columns, or 32 if there are
-// some on the right. Tiles have to be set to these rows and this depth. Each stretch of 4 bytes of a row's step has its
-// columns' at their own row, `column_stride` bytes after the last. Numbers of `to` are 4 bytes, its rows `to_stride`
-// bytes apart. fetch(i): called once a step, for what is to come from memory.
-template <class Kind, class Columns, class Fetch>
+// to[r][c] = start[r][c] + Σᵢ row r's step i · column c of columns(i), for up to MOST_AMX_ROWS rows and 16 columns, or
+// 32 if there are some on the right. Tiles have to be set to these rows and this depth. Each stretch of 4 bytes of a
+// row's step has its columns' at their own row, `column_stride` bytes after the last. Numbers of `to` and of what it
+// starts from are 4 bytes, rows of `to` `to_stride` bytes apart. ONCE: columns will be needed again before these rows
+// are. fetch(i): called once a step, for what is to come from memory.
+template <class Kind, bool ONCE = false, class Columns, class Fetch>
 INLINE void sum_tiles(
     const char* rows, int num_rows, size_t row_stride, int depth, int steps, bool right, const Columns& columns,
-    size_t column_stride, const Fetch& fetch, void* to, size_t to_stride) {
+    size_t column_stride, const Fetch& fetch, void* to, size_t to_stride, Start start = {}) {
     // A second tile's rows may be some of the first one's again, which are computed twice, alike.
     const size_t second = num_rows > AMX_ROWS ? num_rows - AMX_ROWS : 0;
-    const char* more_rows = rows + second * row_stride;
+    const char *more_rows = rows + second * row_stride, *more_start = start.first + second * start.stride;
     char *out = static_cast<char*>(to), *more_out = out + second * to_stride;
     const auto with = [&](auto has_more, auto has_right) {
-        sum_tiles<Kind, has_more.value, has_right.value>(
-            rows, more_rows, row_stride, depth, steps, columns, column_stride, fetch, out, more_out, to_stride);
+        sum_tiles<Kind, has_more.value, has_right.value, ONCE>(
+            rows, more_rows, row_stride, depth, steps, columns, column_stride, fetch, start, more_start, out, more_out,
+            to_stride);
     };
     if (second)
         right ? with(std::true_type(), std::true_type()) : with(std::true_type(), std::false_type());
@@ -147,10 +167,10 @@ INLINE void sum_tiles(
 struct Tiles {
     void set(int rows, int depth);
 };
-template <class Kind, class Columns, class Fetch>
+template <class Kind, bool ONCE = false, class Columns, class Fetch>
 void sum_tiles(
     const char* rows, int num_rows, size_t row_stride, int depth, int steps, bool right, const Columns& columns,
-    size_t column_stride, const Fetch& fetch, void* to, size_t to_stride);
+    size_t column_stride, const Fetch& fetch, void* to, size_t to_stride, Start start = {});
 
 #endif
 

@@ -50,7 +50,7 @@ API void octavo_to_activations(int form, const float* x, int rows, int k, void* 
 API void octavo_product(Pool* pool, const Product* product) {
     pool->run([&](Worker& worker) {
         Ahead ahead;
-        worker.share(product->parts(), 1, [&](int first, int last) {
+        worker.share(product->parts(kernels().row_block_bytes), 1, [&](int first, int last) {
             kernels().product[product->linear->form](*product, first, last, ahead);
         });
     });

@@ -460,7 +460,7 @@ void Decoder::product(
     const char* next = nullptr;
     if (then)
         next = static_cast<const char*>(then->data) + pool_.first_of(then->panels(), worker.rank) * panel_bytes(*then);
-    const int parts = product.parts(), end = pool_.first_of(parts, worker.rank + 1);
+    const int parts = product.parts(kernels_.row_block_bytes), end = pool_.first_of(parts, worker.rank + 1);
     Ahead& ahead = ahead_[worker.rank];
     worker.share(parts, std::min(piece(parts, worker), at_once), [&](int first, int last) {
         ahead.weights = last == end ? next : nullptr;

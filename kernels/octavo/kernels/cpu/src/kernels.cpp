@@ -35,6 +35,7 @@ size_t head_bytes(int head_dim) {
 extern const Kernels TABLE(OCTAVO_ISA);
 const Kernels TABLE(OCTAVO_ISA) = {
     NAME(OCTAVO_ISA),
+    ROW_BLOCK_BYTES,
     {product<F32Form>, product<BF16Form>, product_int8, product_group4, product_group4_centred, product_group5,
      product_group5_centred, product_group6_centred16, product_group8_centred},
     activation_bytes,

@@ -1,6 +1,7 @@
 // What is compiled once for each instruction set, as a table of functions; the best one is chosen at run time.
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 
@@ -14,7 +15,7 @@ constexpr int PANEL = 32;
 
 // Rows of a product that are computed together: their activations stay in the second-level cache while panels
 // pass by.
-constexpr int ROW_BLOCK = 192;
+constexpr int LEAST_ROW_BLOCK = 192, MOST_ROW_BLOCK = 512;
 
 // Tokens of a block of keys and values, and of the chunks that attention goes by.
 constexpr int BLOCK = 16, CHUNK = 128;
@@ -79,8 +80,17 @@ struct Product {
     Activation activation;  // of GATE
     bool out_is_bf16;       // of GATE, as activations of BF16; float32 otherwise
 
+    // Rows of a block, all blocks alike. most_bytes: of activations, where a block has more rows than the least.
+    int row_block(size_t most_bytes) const {
+        const int most = std::clamp(int(most_bytes / a_stride), LEAST_ROW_BLOCK, MOST_ROW_BLOCK);
+        const int blocks = (rows + most - 1) / most;
+        return blocks > 1 ? ((rows + blocks - 1) / blocks + 31) / 32 * 32 : most;
+    }
     // Pieces of work: every panel, for every block of rows.
-    int parts() const { return linear->panels() * ((rows + ROW_BLOCK - 1) / ROW_BLOCK); }
+    int parts(size_t most_bytes) const {
+        const int block = row_block(most_bytes);
+        return linear->panels() * ((rows + block - 1) / block);
+    }
 };
 
 // One layer's attention in one step. Tokens are the step's new tokens.
@@ -154,6 +164,7 @@ struct Packing {
 
 struct Kernels {
     const char* name;
+    size_t row_block_bytes;  // see `Product::row_block`
     // Computes the parts [first, last) of `Product::parts`.
     void (*product[NUM_FORMS])(const Product& product, int first, int last, Ahead& ahead);
     size_t (*activation_bytes)(Form form, int k);  // from one row to the next

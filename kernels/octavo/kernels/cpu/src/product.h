@@ -18,7 +18,6 @@ using octavo::Ahead;
 using octavo::Linear;
 using octavo::PANEL;
 using octavo::Product;
-using octavo::ROW_BLOCK;
 
 template <int R>
 using Tile = f32x16[R][2];
@@ -34,6 +33,9 @@ constexpr size_t AHEAD_BYTES = 2048;
 // With AVX-512, memory has time to spare while a tile of rows meets a panel that is in the cache. Otherwise only what is
 // needed at once is fetched.
 constexpr bool HAS_TIME_TO_FETCH = TILE_VECTORS == 2;
+
+// Tiles multiply so fast that weights should come by seldom.
+constexpr size_t ROW_BLOCK_BYTES = HAS_TILES ? 640 << 10 : 0;
 
 INLINE f32x16 tanh(f32x16 x) {
     f32x16 e = exp(x + x);
@@ -53,16 +55,26 @@ INLINE f32x16 erf(f32x16 x) {
     return select(x < f32x16{}, -y, y);
 }
 
+// EXACT: not rounded to 16 bits or fewer after.
+template <bool EXACT>
 INLINE f32x16 activate(f32x16 x, octavo::Activation activation) {
     switch (activation) {
         case octavo::SILU:
-            return x / (splat(1.f) + exp(-x));
+            if constexpr (EXACT)
+                return x / (splat(1.f) + exp(-x));
+            else
+                return x * quick_inverse(splat(1.f) + quick_exp2(min(x * splat(-1.44269504f), splat(125.f))));
         case octavo::GELU:
             return splat(0.5f) * x * (splat(1.f) + erf(x * splat(0.70710678f)));
         default:
             return splat(0.5f) * x * (splat(1.f) + tanh(splat(0.79788456f) * fma(x * x * x, splat(0.044715f), x)));
     }
 }
+
+template <class Kind>
+struct PlainForm;
+using F32Form = PlainForm<Single>;
+using BF16Form = PlainForm<Pair>;
 
 // Where a panel's results go.
 struct Place {
@@ -76,7 +88,7 @@ INLINE Place place(const Product& p, int row, int panel) {
 }
 
 // Puts a tile where it belongs.
-template <int R>
+template <class Form, int R>
 INLINE void finish(const Product& p, Place out, int panel, Tile<R>& result) {
     if (const float* bias = p.linear->bias) {
         const f32x16 left = load(bias + size_t(panel) * PANEL), right = load(bias + size_t(panel) * PANEL + 16);
@@ -100,7 +112,7 @@ INLINE void finish(const Product& p, Place out, int panel, Tile<R>& result) {
         for (int r = 0; r < R; r++) rows[r][0] = result[r][0], rows[r][1] = result[r][1];
 #pragma GCC unroll 1
         for (int r = 0; r < R; r++) {
-            const f32x16 gated = activate(rows[r][0], p.activation) * rows[r][1];
+            const f32x16 gated = activate<std::is_same_v<Form, F32Form>>(rows[r][0], p.activation) * rows[r][1];
             if (p.out_is_bf16)
                 Pair::put(reinterpret_cast<Pair::Row*>(row(r)), gated);
             else
@@ -163,8 +175,6 @@ struct PlainForm : WholePanels<K> {
     }
     INLINE f32x16 result_of(f32x16 sum, const char*, const char*, int, int) { return sum; }
 };
-using F32Form = PlainForm<Single>;
-using BF16Form = PlainForm<Pair>;
 
 // Has the lines that a tile's results go to fetched meanwhile: they are in the cache of whoever wrote there last.
 template <int R>
@@ -184,7 +194,7 @@ __attribute__((noinline)) void compute(
     if (HAS_TIME_TO_FETCH) expect<R>(out, p.finish == octavo::GATE);
     Tile<R> result;
     Form::template tile<R>(a, p.a_stride, weights, p.linear->k, ahead, alone, result);
-    finish<R>(p, out, panel, result);
+    finish<Form, R>(p, out, panel, result);
 }
 
 // Computes a panel's product with `rows` rows from row `top` on. next: the panel that is fetched meanwhile.
@@ -209,35 +219,71 @@ INLINE void product_by_vectors(
     }
 }
 
+// A panel goes by tiles a slice of k after the other: one that the first-level cache keeps, 36 KiB of 48, while all tiles
+// of rows meet it.
+constexpr int SLICE_STEPS = 18;
+
 // The same by AMX's tiles.
 template <class Form>
 INLINE void product_by_tiles(
-    const Product& p, int top, int rows, int panel, const char* now, const char* next, Ahead& ahead, Tiles& tiles) {
+    const Product& p, int top, int rows, int panel, const char* now, const char* next, Tiles& tiles) {
     using Kind = typename Form::Kind;
+    using Sum = typename Kind::Sum;
     const int k = p.linear->k, depth = depth_of(Form::row_bytes(k)), steps = int(Form::row_bytes(k) / depth);
-    const size_t panel_bytes = Form::panel_bytes(k), step_bytes = size_t(depth) * PANEL;
-    tiles.set(rows, depth);
+    const size_t step_bytes = size_t(depth) * PANEL;
     const int count = (rows + MOST_AMX_ROWS - 1) / MOST_AMX_ROWS;
-    for (int t = 0; t < count; t++) {
-        const int from = rows * t / count, to = rows * (t + 1) / count;
-        const char* a = static_cast<const char*>(p.a) + (top + from) * p.a_stride;
-        const char* fetched = count == 1 ? now + 2 * AHEAD_BYTES : next + panel_bytes * std::min(t, 1) / 2;
-        if (t >= Form::TILES_OF_NEXT)
-            if (const char* keys = ahead.take(panel_bytes / Form::TILES_OF_NEXT)) fetched = keys;
-        const size_t lines = step_bytes / 64 / (count == 1 ? 1 : Form::TILES_OF_NEXT);
-        alignas(64) typename Kind::Sum sums[MOST_AMX_ROWS][PANEL / 16];
-        sum_tiles<Kind>(
-            a, to - from, p.a_stride, depth, steps, true,
-            [&](int i) { return TileColumns{now + i * step_bytes, now + i * step_bytes + 64}; }, 4 * PANEL,
-            [&](int i) {
-                for (size_t line = 0; line < lines; line++) prefetch<false>(fetched + (i * lines + line) * 64);
-            },
-            sums, sizeof sums[0]);
-        Place out = place(p, top + from, panel);
-        for (int r = 0; r < to - from; r++, a += p.a_stride, out.first += out.row_bytes) {
-            Tile<1> result;
-            for (int v = 0; v < 2; v++) result[0][v] = Form::result_of(sums[r][v], a, now, k, v);
-            finish<1>(p, out, panel, result);
+    const int slices = count == 1 ? 1 : (steps + SLICE_STEPS - 1) / SLICE_STEPS;
+    const Place out = place(p, top, panel);
+    const auto first_of = [&](int tile) { return rows * tile / count; };
+    const auto row_of = [&](int row) { return static_cast<const char*>(p.a) + (top + row) * p.a_stride; };
+
+    // Floats that are only added up are so where they belong, others in a place of their own first.
+    const float* bias = p.linear->bias;
+    const bool in_place = std::is_same_v<Kind, Pair> && (p.finish == octavo::STORE || (p.finish == octavo::ADD && !bias));
+    alignas(64) Sum sums[octavo::MOST_ROW_BLOCK][PANEL / 16];
+    const auto sums_of = [&](int tile) { return sums + (slices == 1 ? 0 : first_of(tile)); };
+
+    const auto finish_tile = [&](int tile) {
+        constexpr int AT_ONCE = 4;
+        const Sum(*of)[PANEL / 16] = sums_of(tile);
+        const int last = first_of(tile + 1);
+        for (int row = first_of(tile); row < last; row += AT_ONCE, of += AT_ONCE)
+            with_constant<AT_ONCE>(std::min(AT_ONCE, last - row), [&](auto n) {
+                Tile<n.value> result;
+                for (int r = 0; r < n.value; r++)
+                    for (int v = 0; v < 2; v++) result[r][v] = Form::result_of(of[r][v], row_of(row + r), now, k, v);
+                finish<Form, n.value>(p, {out.first + row * out.row_bytes, out.row_bytes}, panel, result);
+            });
+    };
+
+    tiles.set(rows, depth);
+    for (int slice = 0; slice < slices; slice++) {
+        const int first = steps * slice / slices, num_steps = steps * (slice + 1) / slices - first;
+        const char* columns = now + first * step_bytes;
+        for (int t = 0; t < count; t++) {
+            const int from = first_of(t), to = first_of(t + 1);
+            const Place at = in_place ? Place{out.first + from * out.row_bytes, out.row_bytes}
+                                      : Place{reinterpret_cast<char*>(sums_of(t)), sizeof sums[0]};
+            Start start;
+            if (slice || (in_place && p.finish == octavo::ADD))
+                start = {at.first, at.row_bytes};
+            else if (in_place && bias)
+                start = {reinterpret_cast<const char*>(bias + size_t(panel) * PANEL), 0};
+            // What comes from memory is fetched by the panel's only tile, or half by each of a slice's first two.
+            const size_t lines = count == 1 ? step_bytes / 64 : t < 2 ? step_bytes / 64 / 2 : 0;
+            const char* fetched = count == 1 ? now + 2 * AHEAD_BYTES : next + first * step_bytes + t * step_bytes / 2;
+            const auto multiply = [&](auto has_others) {
+                sum_tiles<Kind, has_others.value>(
+                    row_of(from) + size_t(first) * depth, to - from, p.a_stride, depth, num_steps, true,
+                    [&](int i) { return TileColumns{columns + i * step_bytes, columns + i * step_bytes + 64}; },
+                    4 * PANEL,
+                    [&](int i) {
+                        for (size_t line = 0; line < lines; line++) prefetch<false>(fetched + i * step_bytes + line * 64);
+                    },
+                    at.first, at.row_bytes, start);
+            };
+            count == 1 ? multiply(std::false_type()) : multiply(std::true_type());
+            if (!in_place && slice + 1 == slices) finish_tile(t);
         }
     }
 }
@@ -246,12 +292,13 @@ INLINE void product_by_tiles(
 template <class Form>
 void product(const Product& p, int first, int last, Ahead& ahead) {
     const int panels = p.linear->panels();
+    const int row_block = p.row_block(ROW_BLOCK_BYTES);
     const size_t panel_bytes = Form::panel_bytes(p.linear->k);
     const char* weights = static_cast<const char*>(p.linear->data);
     [[maybe_unused]] Tiles tiles;
     for (int part = first; part < last; part++) {
-        const int top = part / panels * ROW_BLOCK, panel = part % panels;
-        const int rows = std::min(ROW_BLOCK, p.rows - top);
+        const int top = part / panels * row_block, panel = part % panels;
+        const int rows = std::min(row_block, p.rows - top);
         const char* now = weights + panel * panel_bytes;
         // The next panel is fetched while this one, which is in the cache by then, meets its other rows.
         const char* next = panel + 1 < panels ? now + panel_bytes : weights;
@@ -259,7 +306,7 @@ void product(const Product& p, int first, int last, Ahead& ahead) {
         constexpr int LEAST = Form::LEAST_TILE_ROWS;
         if constexpr (LEAST != NEVER)
             if (rows >= LEAST) {
-                product_by_tiles<Form>(p, top, rows, panel, now, next, ahead, tiles);
+                product_by_tiles<Form>(p, top, rows, panel, now, next, tiles);
                 continue;
             }
         if constexpr (LEAST > 1) product_by_vectors<Form>(p, top, rows, panel, now, next, ahead);

@@ -452,6 +452,38 @@ INLINE f32x16 exp(f32x16 x) {
 #endif
 }
 
+// 2ˣ within 3 · 10⁻⁶ of it, for what will be rounded to 16 bits or fewer; x is finite and less than 128. 0 far below.
+INLINE f32x16 quick_exp2(f32x16 x) {
+#if defined(__AVX512F__)
+    const f32x16 n = (f32x16)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+    const f32x16 r = x - n;
+#else
+    const f32x16 lowest = splat(-126.f), clamped = max(lowest, x);
+    const f32x16 shifted = clamped + splat(12582912.f);
+    const f32x16 r = clamped - (shifted - splat(12582912.f));
+#endif
+    f32x16 p = splat(9.570101908e-3f);
+    p = fma(p, r, splat(5.591786032e-2f));
+    p = fma(p, r, splat(2.402474483e-1f));
+    p = fma(p, r, splat(6.931218147e-1f));
+    p = fma(p, r, splat(9.999992614e-1f));
+#if defined(__AVX512F__)
+    return (f32x16)_mm512_scalef_ps((__m512)p, (__m512)n);
+#else
+    return zero_below(x, lowest, p * (f32x16)(((i32x16)shifted + 127) << 23));
+#endif
+}
+
+// 1 / x within 2⁻²²; x from 2⁻¹²⁶ to 2¹²⁶.
+INLINE f32x16 quick_inverse(f32x16 x) {
+#if defined(__AVX512F__)
+    const f32x16 y = (f32x16)_mm512_rcp14_ps((__m512)x);
+    return fma(fma(-x, y, splat(1.f)), y, y);
+#else
+    return splat(1.f) / x;
+#endif
+}
+
 // SOON: into the first-level cache, else into the second.
 template <bool SOON = true>
 INLINE void prefetch(const void* address) {
