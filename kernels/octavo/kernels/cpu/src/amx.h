@@ -25,7 +25,7 @@ constexpr int AMX_ROWS = 16, MOST_AMX_ROWS = 2 * AMX_ROWS;
 constexpr int NEVER = 0x7fffffff;
 
 // How many bytes of a row are multiplied at once, of rows of so many: all have to be whole steps.
-constexpr int depth_of(size_t row_bytes) { return row_bytes % 64 ? 32 : 64; }
+constexpr int depth_of(size_t row_bytes) { return row_bytes % 64 == 0 ? 64 : row_bytes % 32 == 0 ? 32 : 16; }
 
 // Where a step's columns are, 16 of them and the next 16.
 struct TileColumns {
@@ -40,37 +40,37 @@ struct Start {
 
 #if defined(__AMX_TILE__)
 
-// The shapes of a thread's tiles: 0 to 3 hold sums, 4 and 5 rows, 6 and 7 columns. At its end they are let go of, so
-// that nobody need save them.
-class Tiles {
-  public:
-    Tiles() = default;
-    Tiles(const Tiles&) = delete;
-    ~Tiles() {
-        if (rows_) asm volatile("tilerelease" : : : "memory");
-    }
-
-    // rows: that will be multiplied, of which a tile has 16 at most. depth: bytes of each in a step.
-    void set(int rows, int depth) {
-        if (rows > AMX_ROWS) rows = AMX_ROWS;
-        if (rows == rows_ && depth == depth_) return;
-        rows_ = rows, depth_ = depth;
-        struct alignas(64) {
-            uint8_t palette, start_row, unused[14];
-            uint16_t row_bytes[16];
-            uint8_t rows[16];
-        } shapes = {};
-        shapes.palette = 1;
-        for (int t = 0; t < 8; t++) {
-            shapes.row_bytes[t] = t == 4 || t == 5 ? depth : 64;
-            shapes.rows[t] = t < 6 ? rows : depth / 4;
-        }
-        asm volatile("ldtilecfg %0" : : "m"(shapes));
-    }
-
-  private:
-    int rows_ = 0, depth_ = 0;
+// The shapes of a thread's tiles: 0 to 3 hold sums, 4 and 5 rows, 6 and 7 columns. To set them takes as long as a dozen
+// products of tiles, so they stay until the thread lets go of them.
+struct TileShapes {
+    int rows, depth;
 };
+inline thread_local TileShapes tile_shapes = {};
+
+// rows: that will be multiplied, of which a tile has 16 at most. depth: bytes of each in a step.
+INLINE void set_tiles(int rows, int depth) {
+    if (rows > AMX_ROWS) rows = AMX_ROWS;
+    TileShapes& now = tile_shapes;
+    if (rows == now.rows && depth == now.depth) return;
+    now = {rows, depth};
+    struct alignas(64) {
+        uint8_t palette, start_row, unused[14];
+        uint16_t row_bytes[16];
+        uint8_t rows[16];
+    } shapes = {};
+    shapes.palette = 1;
+    for (int t = 0; t < 8; t++) {
+        shapes.row_bytes[t] = t == 4 || t == 5 ? depth : 64;
+        shapes.rows[t] = t < 6 ? rows : depth / 4;
+    }
+    asm volatile("ldtilecfg %0" : : "m"(shapes));
+}
+
+// So that nobody need save them.
+inline void release_tiles() {
+    if (tile_shapes.rows) asm volatile("tilerelease" : : : "memory");
+    tile_shapes = {};
+}
 
 // As assembly, as the compiler's own do not say that they read memory.
 template <int TILE>
@@ -95,6 +95,8 @@ INLINE void multiply_tiles() {
         asm volatile("tdpbf16ps %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(SUM), "i"(ROWS), "i"(COLUMNS));
     else if constexpr (std::is_same_v<Kind, UnsignedColumns>)
         asm volatile("tdpbsud %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(SUM), "i"(ROWS), "i"(COLUMNS));
+    else if constexpr (std::is_same_v<Kind, SignedColumns>)
+        asm volatile("tdpbusd %%tmm%c2, %%tmm%c1, %%tmm%c0" : : "i"(SUM), "i"(ROWS), "i"(COLUMNS));
     else
         static_assert(std::is_same_v<Kind, Pair>, "no such tiles are used");
 }
@@ -163,10 +165,10 @@ INLINE void sum_tiles(
 
 #else
 
+inline void release_tiles() {}
+
 // Named where there are tiles only.
-struct Tiles {
-    void set(int rows, int depth);
-};
+void set_tiles(int rows, int depth);
 template <class Kind, bool ONCE = false, class Columns, class Fetch>
 void sum_tiles(
     const char* rows, int num_rows, size_t row_stride, int depth, int steps, bool right, const Columns& columns,

@@ -22,7 +22,7 @@ using octavo::AttentionPiece;
 using octavo::AttentionTask;
 using octavo::MAX_TASK_ROWS;
 
-constexpr float MINUS_INFINITY = -__builtin_inff();
+constexpr float MINUS_INFINITY = -__builtin_inff(), LOG2_E = 1.44269504f;
 
 // Rows and vectors of a tile of weighted sums of values.
 constexpr int SUM_VECTORS = TILE_VECTORS == 2 ? 4 : 2;
@@ -82,8 +82,8 @@ INLINE void begin(i32x16& acc, const QueryScale& scale) { acc = splat(scale.star
 INLINE f32x16 as_float(f32x16 v) { return v; }
 INLINE f32x16 as_float(i32x16 v) { return to_float(v); }
 
-// Scores of R rows against two blocks, R · 32, each the sum over the head's elements from the first on. key_scales: [32],
-// of blocks of bytes.
+// Scores of R rows against two blocks, R · 32, each the sum over the head's elements from the first on, which is to be
+// multiplied by the row's factor still. key_scales: [32], of blocks of bytes.
 template <class Kind, int R>
 __attribute__((noinline)) void score_blocks(
     const char* rows, size_t row_stride, const QueryScale* scales, const float* key_scales, const char* left,
@@ -102,7 +102,7 @@ __attribute__((noinline)) void score_blocks(
 #pragma GCC unroll 12
         for (int r = 0; r < R; r++)
             for (int v = 0; v < TILE_VECTORS; v++) {
-                f32x16 score = as_float(acc[r][v]) * splat(scales[r].factor);
+                f32x16 score = as_float(acc[r][v]);
                 if constexpr (std::is_same_v<typename Kind::Sum, i32x16>) score *= load(key_scales + (first + v) * 16);
                 store(scores + r * CHUNK + (first + v) * 16, score);
             }
@@ -136,8 +136,9 @@ struct Attend {
     using Query = typename KeyKind::Row;
     using Weight = typename ValueKind::Row;
     static constexpr int WEIGHT_ROWS = Blocks::WEIGHT_ROWS;
-    // Bytes have instructions that are fast enough beside the rest of attention.
-    static constexpr bool BY_TILES = HAS_TILES && std::is_same_v<KeyKind, Pair>;
+    static constexpr bool BY_TILES = HAS_TILES && !std::is_same_v<KeyKind, Single>;
+    // Weights that are rounded to 16 bits or fewer.
+    static constexpr bool ARE_ROUNDED = !std::is_same_v<KeyKind, Single>;
     // That meet a chunk together.
     static constexpr int ROWS = BY_TILES ? MOST_AMX_ROWS : TILE_ROWS;
 
@@ -148,7 +149,9 @@ struct Attend {
     alignas(64) float scores[ROWS][CHUNK];
     alignas(64) Weight weights[ROWS * WEIGHT_ROWS][CHUNK];
     alignas(64) float sums[ROWS * WEIGHT_ROWS * octavo::MAX_HEAD_DIM];
-    alignas(64) Query queries[MAX_TASK_ROWS * octavo::MAX_HEAD_DIM];
+    // By tiles, values of a chunk as these are multiplied: [16 elements of a head][4 bytes of tokens][16][4 bytes].
+    alignas(64) char columns[BY_TILES ? CHUNK * octavo::MAX_HEAD_DIM * sizeof(typename Blocks::Element) : 1];
+    alignas(64) Query queries[(MAX_TASK_ROWS + 16) * octavo::MAX_HEAD_DIM];
     alignas(64) float outs[MAX_TASK_ROWS * octavo::MAX_HEAD_DIM];
     QueryScale query_scales[MAX_TASK_ROWS];
     RowState states[MAX_TASK_ROWS];
@@ -159,7 +162,6 @@ struct Attend {
 
     // A head's keys and values in as many blocks as a chunk has, to be fetched while a chunk is computed.
     const char* ahead[CHUNK / BLOCK];
-    [[maybe_unused]] Tiles tiles;
 
     Attend(const Attention& a, AttentionPiece now, AttentionPiece next)
         : a(a),
@@ -192,6 +194,7 @@ struct Attend {
                 }
             }
             look_ahead(chunk);
+            if constexpr (BY_TILES) gather(values, num_blocks);
             for (int row = 0; row < num_rows; row += ROWS)
                 tile(chunk, row, std::min(ROWS, num_rows - row), keys, values, num_blocks);
         }
@@ -250,12 +253,12 @@ struct Attend {
         float greatest[ROWS], sum[ROWS];
         alignas(64) float parts[octavo::whole(ROWS, 16)] = {};
         for (int r = 0; r < rows; r++) {
-            weigh(r, from[r], to[r], first, last, greatest[r], sum[r]);
+            weigh(r, top + r, from[r], to[r], first, last, greatest[r], sum[r]);
             parts[r] = distance(states[top + r], greatest[r]);
         }
         for (int r = 0; r < rows; r += 16) store(parts + r, exp(load(parts + r)));
         if constexpr (BY_TILES)
-            sum_up_by_tiles(rows, values, first, last);
+            sum_up_by_tiles(rows, first, last);
         else
             sum_up(rows, values, first, last);
         for (int r = 0; r < rows; r++) {
@@ -302,12 +305,12 @@ struct Attend {
             }
     }
 
-    // Both by AMX's tiles, of which a step takes as much as a block has side by side: 32 or 64 bytes of a query, and of
-    // weights a block's.
+    // By AMX's tiles, of which a step takes 64 bytes of a query, or as much as all its steps can be.
     void score_by_tiles(int top, int rows, const char* const* keys, int first, int last, int num_blocks) {
         const size_t bytes = a.head_dim * sizeof(Query);
         const int depth = depth_of(bytes);
-        tiles.set(rows, depth);
+        // As many as there will be of weights, so that shapes are the same; more of few rows are computed, and not used.
+        set_tiles(rows * WEIGHT_ROWS, depth);
         for (int b = first / 2 * 2; b < last; b += 2) {
             const char *left = keys[b], *right = keys[std::min(b + 1, num_blocks - 1)];
             const int lines = depth / 2;  // of what comes next as much as of these: a block's in a step
@@ -321,41 +324,73 @@ struct Attend {
                 },
                 &scores[0][b * BLOCK], sizeof scores[0]);
         }
-        for (int r = 0; r < rows; r++)
-            for (int b = first; b < last; b++) {
-                float* of = scores[r] + b * BLOCK;
-                store(of, load(of) * splat(query_scales[top + r].factor));
-            }
     }
 
-    void sum_up_by_tiles(int rows, const char* const* values, int first, int last) {
-        constexpr int DEPTH = BLOCK * sizeof(Weight);
-        tiles.set(rows, DEPTH);
-        for (int d = 0; d < a.head_dim; d += 32)
-            sum_tiles<ValueKind>(
-                reinterpret_cast<const char*>(weights[0] + first * BLOCK), rows, sizeof weights[0], DEPTH, last - first,
-                d + 16 < a.head_dim,
-                [&](int i) { return TileColumns{values[first + i] + d * 4, values[first + i] + (d + 16) * 4}; },
-                size_t(a.head_dim) * 4, [](int) {}, sums + d, a.head_dim * sizeof(float));
+    // So many blocks' values are one tile's columns.
+    static constexpr int BLOCKS_OF_STEP = 64 / (BLOCK * sizeof(typename Blocks::Element));
+
+    void gather(const char* const* values, int num_blocks) {
+        constexpr int LINES = 16 / BLOCKS_OF_STEP;
+        for (int b = 0; b < (num_blocks + BLOCKS_OF_STEP - 1) / BLOCKS_OF_STEP * BLOCKS_OF_STEP; b++) {
+            // What no block has is some block's again, and of no weight.
+            const char* from = values[std::min(b, num_blocks - 1)];
+            for (int d = 0; d < a.head_dim; d += 16)
+                for (int line = 0; line < LINES; line++)
+                    store_as(
+                        columns_of(d) + (b * LINES + line) * 64,
+                        load_as<u32x16>(from + (size_t(line) * a.head_dim + d) * 4));
+        }
+    }
+    char* columns_of(int d) { return columns + size_t(d) * CHUNK * sizeof(typename Blocks::Element); }
+
+    void sum_up_by_tiles(int rows, int first, int last) {
+        constexpr int N = BLOCKS_OF_STEP;
+        const int first_step = first / N, last_step = (last + N - 1) / N, weight_rows = rows * WEIGHT_ROWS;
+        for (int b = first_step * N; b < last_step * N; b++)
+            if (b < first || b >= last)
+                for (int r = 0; r < weight_rows; r++) memset(weights[r] + b * BLOCK, 0, BLOCK * sizeof(Weight));
+        set_tiles(weight_rows, 64);
+        for (int r = 0; r < weight_rows; r += MOST_AMX_ROWS)
+            for (int d = 0; d < a.head_dim; d += 32)
+                sum_tiles<ValueKind>(
+                    reinterpret_cast<const char*>(weights[r] + first_step * N * BLOCK),
+                    std::min(MOST_AMX_ROWS, weight_rows - r), sizeof weights[0], 64, last_step - first_step,
+                    d + 16 < a.head_dim,
+                    [&](int i) {
+                        const size_t at = (first_step + i) * 1024;
+                        return TileColumns{columns_of(d) + at, columns_of(d + 16) + at};
+                    },
+                    64, [](int) {}, sums + size_t(r) * a.head_dim + d, a.head_dim * sizeof(float));
     }
 
-    // Turns a row's scores into weights, 0 where it does not see.
-    void weigh(int r, int from, int to, int first, int last, float& greatest, float& sum) {
+    // Turns a row's scores into weights, 0 where it does not see: of its tokens in [from, to). r: in its tile.
+    void weigh(int r, int row, int from, int to, int first, int last, float& greatest, float& sum) {
+        if (from >= to) {
+            memset(weights[r * WEIGHT_ROWS] + first * BLOCK, 0, (last - first) * BLOCK * sizeof(Weight));
+            if constexpr (WEIGHT_ROWS == 2)
+                memset(weights[2 * r + 1] + first * BLOCK, 0, (last - first) * BLOCK * sizeof(Weight));
+            greatest = MINUS_INFINITY, sum = 0;
+            return;
+        }
+        const auto is_whole = [&](int b) { return from <= b * BLOCK && to >= (b + 1) * BLOCK; };
         f32x16 most = splat(MINUS_INFINITY), total = {};
         for (int b = first; b < last; b++) {
             f32x16 s = load(scores[r] + b * BLOCK);
-            if (from > b * BLOCK || to < (b + 1) * BLOCK) {
-                s = select(is_within(b, from, to), s, splat(MINUS_INFINITY));
+            if constexpr (BY_TILES && Blocks::ARE_BYTES) {
+                s = to_float((i32x16)s + splat(query_scales[row].start)) * load(key_scales + b * BLOCK);
                 store(scores[r] + b * BLOCK, s);
             }
-            most = max(most, s);
+            most = max(is_whole(b) ? s : select(is_within(b, from, to), s, most), most);
         }
-        greatest = largest(most);
-        const f32x16 base = splat(greatest == MINUS_INFINITY ? 0.f : greatest);
+        const float greatest_score = largest(most), factor = query_scales[row].factor;
+        greatest = greatest_score * factor;
+        const f32x16 base = splat(greatest * LOG2_E), to_power = splat(factor * LOG2_E);
         f32x16 levels;
         if constexpr (Blocks::ARE_BYTES) levels = splat(weight_levels(r, from, to));
         for (int b = first; b < last; b++) {
-            const f32x16 w = exp(load(scores[r] + b * BLOCK) - base);
+            const f32x16 s = load(scores[r] + b * BLOCK);
+            f32x16 w = ARE_ROUNDED ? quick_exp2(fma(s, to_power, -base)) : exp((s - splat(greatest_score)) * splat(factor));
+            if (!is_whole(b)) w = select(is_within(b, from, to), w, f32x16{});
             total += w;
             if constexpr (Blocks::ARE_BYTES)
                 put_weights(r, b, to_nearest(w * load(value_scales + b * BLOCK) * levels));

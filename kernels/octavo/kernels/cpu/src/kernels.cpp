@@ -45,6 +45,7 @@ const Kernels TABLE(OCTAVO_ISA) = {
     {store_token<Floats>, store_token<Halves>, store_token<ByteBlocks>},
     {attend<Floats>, attend<Halves>, attend<ByteBlocks>},
     combine,
+    release_tiles,
     read_memory,
     multiply,
     pack_quantized,

@@ -177,6 +177,7 @@ struct Kernels {
     // start of a cache line.
     void (*attend[NUM_POOL_TYPES])(const Attention& attention, AttentionPiece now, AttentionPiece next, void* scratch);
     void (*combine)(const Attention& attention, int token);
+    void (*release_tiles)();  // by every thread that has computed, when it ends
     // Measures of the machine; see probe.h.
     uint64_t (*read_memory)(const char* data, size_t bytes);
     uint64_t (*multiply)(int rounds, bool by_bytes);

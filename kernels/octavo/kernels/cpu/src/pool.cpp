@@ -3,6 +3,7 @@
 #include <pthread.h>
 #include <sched.h>
 
+#include "kernels.h"
 #include "pause.h"
 
 namespace octavo {
@@ -107,6 +108,8 @@ void Pool::follow(int rank) {
     Stay stay(cpus_[rank]);
     work();
 }
+
+Worker::~Worker() { kernels().release_tiles(); }
 
 void Worker::barrier() {
     if (pool.size_ == 1) return;

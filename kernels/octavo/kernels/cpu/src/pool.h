@@ -19,6 +19,7 @@ class Pool;
 class Worker {
   public:
     Worker(Pool& pool, int rank) : pool(pool), rank(rank) {}
+    ~Worker();
 
     Pool& pool;
     const int rank;

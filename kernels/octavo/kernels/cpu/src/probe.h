@@ -23,8 +23,7 @@ inline uint64_t read_memory(const char* data, size_t bytes) {
 
 template <class Kind>
 INLINE uint64_t multiply_by_tiles(int rounds) {
-    Tiles tiles;
-    tiles.set(AMX_ROWS, 64);
+    set_tiles(AMX_ROWS, 64);
     alignas(64) char zeros[AMX_ROWS][64] = {}, sums[MOST_AMX_ROWS][128];
     const auto columns = [&](int) { return TileColumns{zeros[0], zeros[0]}; };
     sum_tiles<Kind>(

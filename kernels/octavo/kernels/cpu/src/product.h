@@ -223,10 +223,10 @@ INLINE void product_by_vectors(
 // of rows meet it.
 constexpr int SLICE_STEPS = 18;
 
-// The same by AMX's tiles.
+// The same by AMX's tiles. What comes from memory the processor fetches well enough by itself.
 template <class Form>
 INLINE void product_by_tiles(
-    const Product& p, int top, int rows, int panel, const char* now, const char* next, Tiles& tiles) {
+    const Product& p, int top, int rows, int panel, const char* now) {
     using Kind = typename Form::Kind;
     using Sum = typename Kind::Sum;
     const int k = p.linear->k, depth = depth_of(Form::row_bytes(k)), steps = int(Form::row_bytes(k) / depth);
@@ -256,7 +256,7 @@ INLINE void product_by_tiles(
             });
     };
 
-    tiles.set(rows, depth);
+    set_tiles(rows, depth);
     for (int slice = 0; slice < slices; slice++) {
         const int first = steps * slice / slices, num_steps = steps * (slice + 1) / slices - first;
         const char* columns = now + first * step_bytes;
@@ -269,18 +269,11 @@ INLINE void product_by_tiles(
                 start = {at.first, at.row_bytes};
             else if (in_place && bias)
                 start = {reinterpret_cast<const char*>(bias + size_t(panel) * PANEL), 0};
-            // What comes from memory is fetched by the panel's only tile, or half by each of a slice's first two.
-            const size_t lines = count == 1 ? step_bytes / 64 : t < 2 ? step_bytes / 64 / 2 : 0;
-            const char* fetched = count == 1 ? now + 2 * AHEAD_BYTES : next + first * step_bytes + t * step_bytes / 2;
             const auto multiply = [&](auto has_others) {
                 sum_tiles<Kind, has_others.value>(
                     row_of(from) + size_t(first) * depth, to - from, p.a_stride, depth, num_steps, true,
                     [&](int i) { return TileColumns{columns + i * step_bytes, columns + i * step_bytes + 64}; },
-                    4 * PANEL,
-                    [&](int i) {
-                        for (size_t line = 0; line < lines; line++) prefetch<false>(fetched + i * step_bytes + line * 64);
-                    },
-                    at.first, at.row_bytes, start);
+                    4 * PANEL, [](int) {}, at.first, at.row_bytes, start);
             };
             count == 1 ? multiply(std::false_type()) : multiply(std::true_type());
             if (!in_place && slice + 1 == slices) finish_tile(t);
@@ -295,7 +288,6 @@ void product(const Product& p, int first, int last, Ahead& ahead) {
     const int row_block = p.row_block(ROW_BLOCK_BYTES);
     const size_t panel_bytes = Form::panel_bytes(p.linear->k);
     const char* weights = static_cast<const char*>(p.linear->data);
-    [[maybe_unused]] Tiles tiles;
     for (int part = first; part < last; part++) {
         const int top = part / panels * row_block, panel = part % panels;
         const int rows = std::min(row_block, p.rows - top);
@@ -306,7 +298,7 @@ void product(const Product& p, int first, int last, Ahead& ahead) {
         constexpr int LEAST = Form::LEAST_TILE_ROWS;
         if constexpr (LEAST != NEVER)
             if (rows >= LEAST) {
-                product_by_tiles<Form>(p, top, rows, panel, now, next, tiles);
+                product_by_tiles<Form>(p, top, rows, panel, now);
                 continue;
             }
         if constexpr (LEAST > 1) product_by_vectors<Form>(p, top, rows, panel, now, next, ahead);
