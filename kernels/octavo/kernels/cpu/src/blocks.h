@@ -15,6 +15,25 @@ namespace OCTAVO_ISA {
 using octavo::BLOCK;
 using octavo::CHUNK;
 
+// to[i · P] = from[i] for 16 elements, of which P are in 32 bits; others stay as they are. to: of the first of P.
+template <class Element>
+INLINE void put_among(Element* to, int slot, const Element* from) {
+    constexpr int P = sizeof(float) / sizeof(Element);
+#if defined(__AVX512BW__)
+    if constexpr (P == 1) {
+        store_as(to, load_as<u32x16>(from));
+    } else if constexpr (P == 2) {
+        const __m512i values = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+        _mm512_mask_storeu_epi16(to, 0x55555555u << slot, _mm512_slli_epi32(values, 16 * slot));
+    } else {
+        const __m512i values = _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+        _mm512_mask_storeu_epi8(to, 0x1111111111111111u << slot, _mm512_slli_epi32(values, 8 * slot));
+    }
+#else
+    for (int i = 0; i < 16; i++) to[i * P + slot] = from[i];
+#endif
+}
+
 // What a row's sums are multiplied by to become scores, and what they begin with: of bytes, what counting keys from
 // ByteBlocks::ZERO adds.
 struct QueryScale {
@@ -52,8 +71,8 @@ struct PlainBlocks {
     static void put_value(char* head, int dim, int slot, const float* value) {
         alignas(64) Element narrow[octavo::MAX_HEAD_DIM];
         for (int d = 0; d < dim; d += 16) Kind::put_column(narrow + d, load(value + d));
-        Element* to = reinterpret_cast<Element*>(head) + (BLOCK + slot / P * P) * dim + slot % P;
-        for (int d = 0; d < dim; d++) to[d * P] = narrow[d];
+        Element* to = reinterpret_cast<Element*>(head) + (BLOCK + slot / P * P) * dim;
+        for (int d = 0; d < dim; d += 16) put_among(to + d * P, slot % P, narrow + d);
     }
 };
 
@@ -97,8 +116,8 @@ struct ByteBlocks {
     static void put_value(char* head, int dim, int slot, const float* value) {
         alignas(64) int8_t bytes[octavo::MAX_HEAD_DIM];
         scales(head, dim)[BLOCK + slot] = round_to_bytes(value, dim, magnitude(value, dim), bytes).scale;
-        char* to = head + (BLOCK + slot / P * P) * dim + slot % P;
-        for (int d = 0; d < dim; d++) to[d * P] = bytes[d];
+        int8_t* to = reinterpret_cast<int8_t*>(head) + (BLOCK + slot / P * P) * dim;
+        for (int d = 0; d < dim; d += 16) put_among(to + d * P, slot % P, bytes + d);
     }
 };
 
