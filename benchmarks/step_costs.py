@@ -78,7 +78,7 @@ class Clocks:
     def lap(self, counts: bool) -> None:
         """A step begins: all since the last one was its."""
         now = time.perf_counter()
-        if counts:
+        if counts and RUNNER in self._now:  # not the step before the clocks were there
             parts = dict(self._now)
             parts[REST] = now - self._last - sum(parts.values())
             self.steps.append(parts)

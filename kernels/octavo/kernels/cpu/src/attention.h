@@ -149,7 +149,7 @@ struct Attend {
     alignas(64) float scores[ROWS][CHUNK];
     alignas(64) Weight weights[ROWS * WEIGHT_ROWS][CHUNK];
     alignas(64) float sums[ROWS * WEIGHT_ROWS * octavo::MAX_HEAD_DIM];
-    // By tiles, values of a chunk as these are multiplied: [16 elements of a head][4 bytes of tokens][16][4 bytes].
+    // By tiles, values of a chunk: of every 16 elements of the head, [CHUNK / p tokens][16][p], see blocks.h.
     alignas(64) char columns[BY_TILES ? CHUNK * octavo::MAX_HEAD_DIM * sizeof(typename Blocks::Element) : 1];
     alignas(64) Query queries[(MAX_TASK_ROWS + 16) * octavo::MAX_HEAD_DIM];
     alignas(64) float outs[MAX_TASK_ROWS * octavo::MAX_HEAD_DIM];
@@ -305,11 +305,11 @@ struct Attend {
             }
     }
 
-    // By AMX's tiles, of which a step takes 64 bytes of a query, or as much as all its steps can be.
+    // By AMX's tiles.
     void score_by_tiles(int top, int rows, const char* const* keys, int first, int last, int num_blocks) {
         const size_t bytes = a.head_dim * sizeof(Query);
         const int depth = depth_of(bytes);
-        // As many as there will be of weights, so that shapes are the same; more of few rows are computed, and not used.
+        // As many rows as there will be of weights, so that shapes stay; those that are too many are not used.
         set_tiles(rows * WEIGHT_ROWS, depth);
         for (int b = first / 2 * 2; b < last; b += 2) {
             const char *left = keys[b], *right = keys[std::min(b + 1, num_blocks - 1)];
@@ -329,6 +329,7 @@ struct Attend {
     // So many blocks' values are one tile's columns.
     static constexpr int BLOCKS_OF_STEP = 64 / (BLOCK * sizeof(typename Blocks::Element));
 
+    // Puts a chunk's values where tiles take whole columns of them from.
     void gather(const char* const* values, int num_blocks) {
         constexpr int LINES = 16 / BLOCKS_OF_STEP;
         for (int b = 0; b < (num_blocks + BLOCKS_OF_STEP - 1) / BLOCKS_OF_STEP * BLOCKS_OF_STEP; b++) {
@@ -389,7 +390,8 @@ struct Attend {
         if constexpr (Blocks::ARE_BYTES) levels = splat(weight_levels(r, from, to));
         for (int b = first; b < last; b++) {
             const f32x16 s = load(scores[r] + b * BLOCK);
-            f32x16 w = ARE_ROUNDED ? quick_exp2(fma(s, to_power, -base)) : exp((s - splat(greatest_score)) * splat(factor));
+            f32x16 w = ARE_ROUNDED ? quick_exp2(fma(s, to_power, -base))
+                                   : exp((s - splat(greatest_score)) * splat(factor));
             if (!is_whole(b)) w = select(is_within(b, from, to), w, f32x16{});
             total += w;
             if constexpr (Blocks::ARE_BYTES)

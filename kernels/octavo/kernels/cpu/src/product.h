@@ -34,7 +34,7 @@ constexpr size_t AHEAD_BYTES = 2048;
 // needed at once is fetched.
 constexpr bool HAS_TIME_TO_FETCH = TILE_VECTORS == 2;
 
-// Tiles multiply so fast that weights should come by seldom.
+// See `Product::row_block`. Tiles multiply so fast that weights should come by seldom.
 constexpr size_t ROW_BLOCK_BYTES = HAS_TILES ? 640 << 10 : 0;
 
 INLINE f32x16 tanh(f32x16 x) {
@@ -225,8 +225,7 @@ constexpr int SLICE_STEPS = 18;
 
 // The same by AMX's tiles. What comes from memory the processor fetches well enough by itself.
 template <class Form>
-INLINE void product_by_tiles(
-    const Product& p, int top, int rows, int panel, const char* now) {
+INLINE void product_by_tiles(const Product& p, int top, int rows, int panel, const char* now) {
     using Kind = typename Form::Kind;
     using Sum = typename Kind::Sum;
     const int k = p.linear->k, depth = depth_of(Form::row_bytes(k)), steps = int(Form::row_bytes(k) / depth);
@@ -234,12 +233,13 @@ INLINE void product_by_tiles(
     const int count = (rows + MOST_AMX_ROWS - 1) / MOST_AMX_ROWS;
     const int slices = count == 1 ? 1 : (steps + SLICE_STEPS - 1) / SLICE_STEPS;
     const Place out = place(p, top, panel);
-    const auto first_of = [&](int tile) { return rows * tile / count; };
+    const auto first_of = [&](int tile) { return rows * tile / count; };  // row of the block
     const auto row_of = [&](int row) { return static_cast<const char*>(p.a) + (top + row) * p.a_stride; };
 
     // Floats that are only added up are so where they belong, others in a place of their own first.
     const float* bias = p.linear->bias;
-    const bool in_place = std::is_same_v<Kind, Pair> && (p.finish == octavo::STORE || (p.finish == octavo::ADD && !bias));
+    const bool is_sum = p.finish == octavo::STORE || (p.finish == octavo::ADD && !bias);
+    const bool in_place = std::is_same_v<Kind, Pair> && is_sum;
     alignas(64) Sum sums[octavo::MOST_ROW_BLOCK][PANEL / 16];
     const auto sums_of = [&](int tile) { return sums + (slices == 1 ? 0 : first_of(tile)); };
 
