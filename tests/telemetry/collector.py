@@ -50,6 +50,8 @@ class Collector:
     spans: list[Span] = field(default_factory=list)
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
     """The last points of each metric, by service and name."""
+    exemplars: dict[tuple[str, str], set[str]] = field(default_factory=dict)
+    """Trace ids of a histogram's exemplars, by service and name: each of these is exported once."""
 
     async def until(self, found: Callable[[Collector], Any], seconds: float = 20.0) -> Any:
         """Waits until `found` finds something, and returns that."""
@@ -84,6 +86,11 @@ class Collector:
             for scope in of_resource.scope_metrics:
                 for metric in scope.metrics:
                     self.metrics.setdefault(service, {})[metric.name] = metric
+                    self.exemplars.setdefault((service, metric.name), set()).update(
+                        each.trace_id.hex()
+                        for point in metric.histogram.data_points
+                        for each in point.exemplars
+                    )
 
 
 @dataclass(frozen=True)

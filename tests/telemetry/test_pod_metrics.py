@@ -129,9 +129,7 @@ async def test_a_traced_request_is_an_exemplar_of_its_histograms(
     pod = await serving(served_name="tiny")
     await collect(pod.inference.Generate(request(), metadata=caller.metadata))
 
-    def exemplars(_: Collector) -> set[str]:
-        metric = collector.metrics.get("octavo-engine", {}).get("octavo.e2e_request_latency")
-        points = metric.histogram.data_points if metric is not None else ()
-        return {exemplar.trace_id.hex() for point in points for exemplar in point.exemplars}
+    def exemplars(_: Collector) -> set[str] | None:
+        return collector.exemplars.get(("octavo-engine", "octavo.e2e_request_latency"))
 
     assert await collector.until(exemplars) == {caller.trace_id}

@@ -55,26 +55,16 @@ INLINE f32x16 erf(f32x16 x) {
     return select(x < f32x16{}, -y, y);
 }
 
-// EXACT: not rounded to 16 bits or fewer after.
-template <bool EXACT>
 INLINE f32x16 activate(f32x16 x, octavo::Activation activation) {
     switch (activation) {
         case octavo::SILU:
-            if constexpr (EXACT)
-                return x / (splat(1.f) + exp(-x));
-            else
-                return x * quick_inverse(splat(1.f) + quick_exp2(min(x * splat(-1.44269504f), splat(125.f))));
+            return x / (splat(1.f) + exp(-x));
         case octavo::GELU:
             return splat(0.5f) * x * (splat(1.f) + erf(x * splat(0.70710678f)));
         default:
             return splat(0.5f) * x * (splat(1.f) + tanh(splat(0.79788456f) * fma(x * x * x, splat(0.044715f), x)));
     }
 }
-
-template <class Kind>
-struct PlainForm;
-using F32Form = PlainForm<Single>;
-using BF16Form = PlainForm<Pair>;
 
 // Where a panel's results go.
 struct Place {
@@ -88,7 +78,7 @@ INLINE Place place(const Product& p, int row, int panel) {
 }
 
 // Puts a tile where it belongs.
-template <class Form, int R>
+template <int R>
 INLINE void finish(const Product& p, Place out, int panel, Tile<R>& result) {
     if (const float* bias = p.linear->bias) {
         const f32x16 left = load(bias + size_t(panel) * PANEL), right = load(bias + size_t(panel) * PANEL + 16);
@@ -112,7 +102,7 @@ INLINE void finish(const Product& p, Place out, int panel, Tile<R>& result) {
         for (int r = 0; r < R; r++) rows[r][0] = result[r][0], rows[r][1] = result[r][1];
 #pragma GCC unroll 1
         for (int r = 0; r < R; r++) {
-            const f32x16 gated = activate<std::is_same_v<Form, F32Form>>(rows[r][0], p.activation) * rows[r][1];
+            const f32x16 gated = activate(rows[r][0], p.activation) * rows[r][1];
             if (p.out_is_bf16)
                 Pair::put(reinterpret_cast<Pair::Row*>(row(r)), gated);
             else
@@ -175,6 +165,8 @@ struct PlainForm : WholePanels<K> {
     }
     INLINE f32x16 result_of(f32x16 sum, const char*, const char*, int, int) { return sum; }
 };
+using F32Form = PlainForm<Single>;
+using BF16Form = PlainForm<Pair>;
 
 // Has the lines that a tile's results go to fetched meanwhile: they are in the cache of whoever wrote there last.
 template <int R>
@@ -194,7 +186,7 @@ __attribute__((noinline)) void compute(
     if (HAS_TIME_TO_FETCH) expect<R>(out, p.finish == octavo::GATE);
     Tile<R> result;
     Form::template tile<R>(a, p.a_stride, weights, p.linear->k, ahead, alone, result);
-    finish<Form, R>(p, out, panel, result);
+    finish<R>(p, out, panel, result);
 }
 
 // Computes a panel's product with `rows` rows from row `top` on. next: the panel that is fetched meanwhile.
@@ -252,7 +244,7 @@ INLINE void product_by_tiles(const Product& p, int top, int rows, int panel, con
                 Tile<n.value> result;
                 for (int r = 0; r < n.value; r++)
                     for (int v = 0; v < 2; v++) result[r][v] = Form::result_of(of[r][v], row_of(row + r), now, k, v);
-                finish<Form, n.value>(p, {out.first + row * out.row_bytes, out.row_bytes}, panel, result);
+                finish<n.value>(p, {out.first + row * out.row_bytes, out.row_bytes}, panel, result);
             });
     };
 

@@ -474,16 +474,6 @@ INLINE f32x16 quick_exp2(f32x16 x) {
 #endif
 }
 
-// 1 / x within 2⁻²²; x from 2⁻¹²⁶ to 2¹²⁶.
-INLINE f32x16 quick_inverse(f32x16 x) {
-#if defined(__AVX512F__)
-    const f32x16 y = (f32x16)_mm512_rcp14_ps((__m512)x);
-    return fma(fma(-x, y, splat(1.f)), y, y);
-#else
-    return splat(1.f) / x;
-#endif
-}
-
 // SOON: into the first-level cache, else into the second.
 template <bool SOON = true>
 INLINE void prefetch(const void* address) {
