@@ -232,6 +232,24 @@ def test_a_row_does_not_depend_on_what_runs_beside_it(form: Form, data: st.DataO
         np.testing.assert_array_equal(packed.product(x[rows], before[rows], finish), together[rows])
 
 
+@pytest.mark.parametrize("form", [Form.F32, Form.BF16, Form.INT8, Form.GROUP4])
+def test_neither_does_one_of_many_long_rows(form: Form) -> None:
+    """Which go by blocks of rows, and where there are tiles by slices of k, too."""
+    x, before, weight = normal(600, 1600, seed=1), normal(600, 64, seed=3), normal(64, 1600) / 40
+    packed = Packed(form, 64, 1600, normal(64, seed=2))
+    packed.put(weight, SOURCE_TYPES["float32"])
+
+    for finish in (STORE, ADD, GATE):
+        together = packed.product(x, before.copy(), finish)
+        for first, last in (0, 1), (100, 117), (150, 183), (300, 500), (591, 600):
+            of_these = packed.product(x[first:last].copy(), before[first:last].copy(), finish)
+            np.testing.assert_array_equal(of_these, together[first:last])
+
+    exact = x @ weight.T + normal(64, seed=2)
+    out = packed.product(x, np.empty_like(exact))
+    assert np.linalg.norm(out - exact) / np.linalg.norm(exact) < (0.08 if form == Form.GROUP4 else 0.014)
+
+
 def random_blocks(ggml_type: GGML, rows: int, k: int) -> np.ndarray:
     """Rows of any valid blocks, as bytes."""
     length, num_bytes = gguf.GGML_QUANT_SIZES[ggml_type]
