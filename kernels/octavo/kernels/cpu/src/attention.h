@@ -136,9 +136,9 @@ struct Attend {
     using Query = typename KeyKind::Row;
     using Weight = typename ValueKind::Row;
     static constexpr int WEIGHT_ROWS = Blocks::WEIGHT_ROWS;
-    static constexpr bool BY_TILES = HAS_TILES && !std::is_same_v<KeyKind, Single>;
     // Weights that are rounded to 16 bits or fewer.
     static constexpr bool ARE_ROUNDED = !std::is_same_v<KeyKind, Single>;
+    static constexpr bool BY_TILES = HAS_TILES && ARE_ROUNDED;
     // That meet a chunk together.
     static constexpr int ROWS = BY_TILES ? MOST_AMX_ROWS : TILE_ROWS;
 
