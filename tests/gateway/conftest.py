@@ -10,7 +10,6 @@ from typing import Any
 import grpc
 import pytest
 
-from octavo.engine import EngineConfig
 from octavo.engine.async_engine import AsyncEngine
 from octavo.service.config import ServerConfig
 from octavo.service.gateway.config import GatewayConfig
@@ -22,7 +21,7 @@ from octavo.v1.inference_pb2_grpc import InferenceStub
 from tests.conftest import TinyModel
 from tests.gateway.fleet import until_serving
 from tests.gateway.processes import PodProcess
-from tests.service.conftest import Serving, World
+from tests.service.conftest import Serving, World, small_engine
 
 
 @pytest.fixture
@@ -35,9 +34,8 @@ async def serving(tiny_model: TinyModel) -> AsyncIterator[Serving]:
                 name: settings.pop(name) for name in list(settings) if name in ServerConfig.__slots__
             }
             model = tiny_model("llama", max_position_embeddings=context)
-            config = EngineConfig(model=str(model), **{"kv_cache_memory": "32Mi", "threads": 1, **settings})
             pod = Server(ServerConfig(**of_server), "127.0.0.1:0")
-            engine = AsyncEngine.load_model(config)
+            engine = AsyncEngine.load_model(small_engine(model, **settings))
             await pod.start(engine)
             stack.push_async_callback(pod.stop)
             size = of_server.get("max_message_size", 4 * 2**20)

@@ -12,7 +12,6 @@ import grpc
 import pytest
 from google.rpc import code_pb2
 
-from octavo.engine import EngineConfig
 from octavo.engine.async_engine import AsyncEngine
 from octavo.service.config import ServerConfig
 from octavo.service.gateway.config import GatewayConfig
@@ -31,7 +30,7 @@ from octavo.v1 import inference_pb2 as pb
 from octavo.v1.inference_pb2_grpc import InferenceStub
 from tests.conftest import TinyModel
 from tests.gateway.fleet import until_serving
-from tests.service.conftest import ENDLESS, Answer, SessionClient, as_prompt, chat, collect
+from tests.service.conftest import ENDLESS, Answer, SessionClient, as_prompt, chat, collect, small_engine
 
 DRAWN = pb.SamplingParams(temperature=1.0, seed=3, ignore_eos=True, max_tokens=12)
 LONG = pb.SamplingParams(temperature=0, ignore_eos=True, max_tokens=200)
@@ -93,9 +92,7 @@ async def fleet_of(count: int, model: str, patience: float = 1.0, **settings: An
         pods = []
         for _ in range(count):
             server = Server(ServerConfig(), "127.0.0.1:0")
-            engine = AsyncEngine.load_model(
-                EngineConfig(model=model, kv_cache_memory="32Mi", threads=1, **settings)
-            )
+            engine = AsyncEngine.load_model(small_engine(model, **settings))
             await server.start(engine)
             stack.push_async_callback(server.stop)
             pods.append(Pod(engine, server))

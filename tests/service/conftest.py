@@ -75,6 +75,16 @@ class World:
 Serving = Callable[..., Awaitable[World]]
 
 
+def small_engine(model: str | Path, **settings: Any) -> EngineConfig:
+    """Settings of a tiny model's engine, in which a request keeps its seat even if nobody reads it.
+
+    By default it would pause 64 tokens later: 30 ms, as long as a busy machine may stop the loop that reads,
+    and the next in the queue would take its seat. A test of slow readers sets `stream_buffer`.
+    """
+    defaults = {"kv_cache_memory": "32Mi", "threads": 1, "stream_buffer": 32768}
+    return EngineConfig(model=str(model), **(defaults | settings))
+
+
 @pytest.fixture
 async def serving(tiny_model: TinyModel) -> AsyncIterator[Serving]:
     """Starts a server for a tiny Llama of some context; keywords are settings of engine and server.
@@ -88,9 +98,8 @@ async def serving(tiny_model: TinyModel) -> AsyncIterator[Serving]:
                 name: settings.pop(name) for name in list(settings) if name in ServerConfig.__slots__
             }
             model = settings.pop("model", None) or tiny_model("llama", max_position_embeddings=context)
-            config = EngineConfig(model=str(model), **{"kv_cache_memory": "32Mi", "threads": 1, **settings})
             server = Server(ServerConfig(**of_server), "127.0.0.1:0")
-            engine = AsyncEngine.load_model(config)
+            engine = AsyncEngine.load_model(small_engine(model, **settings))
             await server.start(engine)
             stack.push_async_callback(server.stop)
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(server.address))

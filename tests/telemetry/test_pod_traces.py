@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 
 import grpc
 import httpx2 as httpx
 import pytest
 
+from octavo.service.server.session import Session as PodSession
 from octavo.v1 import inference_pb2 as pb
 from tests.service.conftest import ENDLESS, GREEDY, Serving, SessionClient, World, as_prompt, chat, collect
 from tests.telemetry.collector import Collector, Span, Trace
@@ -239,6 +241,26 @@ async def test_a_session_that_breaks_ends_the_spans_of_its_requests(
     session.call.cancel()
     trace = await collector.trace(caller.trace_id, "decode", "text_completion tiny")
     assert door_of(trace, caller).attributes["error.type"] == "CANCELLED"
+
+
+async def test_who_leaves_with_the_last_delta_has_not_cancelled(
+    pod: World, collector: Collector, caller: Caller, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    send = PodSession._send
+
+    async def send_late(self: PodSession, response: pb.SessionResponse) -> None:
+        await send(self, response)
+        if response.delta.finish_reason:
+            await asyncio.Event().wait()  # as gRPC may return from a write after the client has read it
+
+    monkeypatch.setattr(PodSession, "_send", send_late)
+    session = pod.session()
+    submit = pb.Submit(prompt=as_prompt("Hello"), sampling=GREEDY)
+    await session.send("a", submit=submit, traceparent=caller.traceparent)
+    await session.answer("a")
+    session.call.cancel()
+    trace = await collector.trace(caller.trace_id, "decode", "text_completion tiny")
+    assert "error.type" not in door_of(trace, caller).attributes
 
 
 async def test_a_cancelled_request_of_a_session_says_so(

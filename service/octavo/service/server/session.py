@@ -143,26 +143,30 @@ class Session:
             self._turns.forget(name, turn)
 
     async def _pump(self, name: str, turn: Turn) -> None:
-        with current(turn.span), described(self._tracer, turn.span, turn.stream):
-            await self._pass_on(name, turn)
+        with current(turn.span):
+            with described(self._tracer, turn.span, turn.stream):
+                last = await self._pass_on(name, turn)
+            turn.span.end()  # before the client knows: it has not cancelled what has ended, if it leaves now
+            await self._send(last)
 
-    async def _pass_on(self, name: str, turn: Turn) -> None:
+    async def _pass_on(self, name: str, turn: Turn) -> pb.SessionResponse:
+        """Sends all but the last event, which it returns. Then the client may use the id again."""
         accepted = pb.Accepted(prompt_tokens=len(turn.stream.prompt_token_ids))
         await self._send(pb.SessionResponse(request_id=name, accepted=accepted))
         while True:
             try:
-                delta = await anext(turn.stream, None)
+                delta = await anext(turn.stream)
             except Exception as error:
                 self._turns.forget(name, turn)
                 failed = _status_of(error, "a request of a session")
                 fail_with(turn.span, failed)
-                return await self._send(pb.SessionResponse(request_id=name, failed=failed))
-            if delta is None:
-                return None
-            if turn.stream.finished:
-                self._settle(name, turn)  # before the client knows: it may use the id again at once
+                return pb.SessionResponse(request_id=name, failed=failed)
             message = delta_message(delta, self._engine.tokenizer)
-            await self._send(pb.SessionResponse(request_id=name, delta=message))
+            response = pb.SessionResponse(request_id=name, delta=message)
+            if turn.stream.finished:
+                self._settle(name, turn)
+                return response
+            await self._send(response)
 
     def _settle(self, name: str, turn: Turn) -> None:
         if not turn.hold:

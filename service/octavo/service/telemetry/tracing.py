@@ -37,8 +37,8 @@ def start_server_span(tracer: Tracer, name: str, context: Context, attributes: A
 class current:  # noqa: N801  # as contextlib.suppress is one
     """Makes a span the current one, for logs and for spans below it, and notes the error that leaves this.
 
-    The span ends with it; with `ends=False`, only if an error leaves. A class, since each request passes
-    several: a generator in one of OpenTelemetry's takes three times as long.
+    The span ends with it, if not before; with `ends=False`, only if an error leaves. A class, since each
+    request passes several: a generator in one of OpenTelemetry's takes three times as long.
     """
 
     __slots__ = ("_ends", "_span", "_token")
@@ -57,7 +57,7 @@ class current:  # noqa: N801  # as contextlib.suppress is one
         contexts.detach(self._token)
         if error is not None:
             fail_by(self._span, error)
-        if error is not None or self._ends:
+        if (error is not None or self._ends) and self._span.is_recording():
             self._span.end()
 
 
