@@ -40,5 +40,14 @@ def measure(bf16: float | None = None, int8: float | None = None) -> Limits:
 
 
 def processor() -> str:
+    return _cpuinfo("model name")
+
+
+def has_amx() -> bool:
+    return "amx_int8" in _cpuinfo("flags").split()
+
+
+def _cpuinfo(name: str) -> str:
+    """Of the first processor; empty if it does not say."""
     lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "")
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith(name)), "")

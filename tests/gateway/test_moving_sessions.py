@@ -30,7 +30,16 @@ from octavo.v1 import inference_pb2 as pb
 from octavo.v1.inference_pb2_grpc import InferenceStub
 from tests.conftest import TinyModel
 from tests.gateway.fleet import until_serving
-from tests.service.conftest import ENDLESS, Answer, SessionClient, as_prompt, chat, collect, small_engine
+from tests.service.conftest import (
+    ENDLESS,
+    ONE_SEAT,
+    Answer,
+    SessionClient,
+    as_prompt,
+    chat,
+    collect,
+    small_engine,
+)
 
 DRAWN = pb.SamplingParams(temperature=1.0, seed=3, ignore_eos=True, max_tokens=12)
 LONG = pb.SamplingParams(temperature=0, ignore_eos=True, max_tokens=200)
@@ -376,7 +385,7 @@ async def test_a_session_that_breaks_leaves_nothing_behind_on_any_pod(fleet: Fle
 
 async def test_a_full_queue_is_not_the_last_word(tiny_model: TinyModel) -> None:
     model = str(tiny_model("llama", max_position_embeddings=32768))
-    async with fleet_of(2, model, max_num_seqs=1, max_waiting=1) as fleet:
+    async with fleet_of(2, model, max_waiting=1, **ONE_SEAT) as fleet:
         session = fleet.session()
         for i in range(4):  # one runs and one waits on each pod, wherever the picks would have put them
             await session.submit(f"r{i}", f"Hello {i}", sampling=ENDLESS)

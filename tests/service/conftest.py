@@ -35,6 +35,13 @@ ENDLESS = inference_pb2.SamplingParams(temperature=0, ignore_eos=True)
 SMALL_WINDOW = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", 16384)]
 """A client that takes 16 KiB unread, where gRPC's default grows to megabytes on a fast network."""
 
+ONE_SEAT: Any = {"max_num_seqs": 1, "stream_buffer": 32768}
+"""Settings of an engine whose only seat an endless request keeps, even if nobody reads it.
+
+By default it would pause 64 tokens later, and the next in the queue take its seat: that is 30 ms, as long as
+a busy machine may stop the loop that reads.
+"""
+
 
 @dataclass(frozen=True)
 class World:
@@ -76,13 +83,7 @@ Serving = Callable[..., Awaitable[World]]
 
 
 def small_engine(model: str | Path, **settings: Any) -> EngineConfig:
-    """Settings of a tiny model's engine, in which a request keeps its seat even if nobody reads it.
-
-    By default it would pause 64 tokens later: 30 ms, as long as a busy machine may stop the loop that reads,
-    and the next in the queue would take its seat. A test of slow readers sets `stream_buffer`.
-    """
-    defaults = {"kv_cache_memory": "32Mi", "threads": 1, "stream_buffer": 32768}
-    return EngineConfig(model=str(model), **(defaults | settings))
+    return EngineConfig(model=str(model), **({"kv_cache_memory": "32Mi", "threads": 1} | settings))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from google.rpc.status_pb2 import Status as RpcStatus
 
 from octavo.v1 import inference_pb2 as pb
 from octavo.v1.inference_pb2_grpc import InferenceStub
-from tests.service.conftest import ENDLESS, GREEDY, SMALL_WINDOW, Serving, World, as_prompt, collect
+from tests.service.conftest import ENDLESS, GREEDY, ONE_SEAT, SMALL_WINDOW, Serving, World, as_prompt, collect
 
 BULKY = pb.SamplingParams(temperature=0, ignore_eos=True, logprobs=20)
 """Output of some 200 bytes a token."""
@@ -33,7 +33,7 @@ for event in InferenceStub(channel).Session(iter([request])):
 
 
 async def test_a_full_queue_refuses_with_the_time_to_wait(serving: Serving) -> None:
-    world = await serving(max_waiting=2, max_num_seqs=1)
+    world = await serving(max_waiting=2, **ONE_SEAT)
     request = pb.GenerateRequest(prompt=as_prompt("Hello"), sampling=ENDLESS)
     calls = [world.inference.Generate(request)]
     await world.until_running()
@@ -51,7 +51,7 @@ async def test_a_full_queue_refuses_with_the_time_to_wait(serving: Serving) -> N
 
 
 async def test_in_a_session_a_full_queue_rejects_one_request(serving: Serving) -> None:
-    world = await serving(max_waiting=1, max_num_seqs=1)
+    world = await serving(max_waiting=1, **ONE_SEAT)
     session = world.session()
     await session.submit("running", "Hello", sampling=ENDLESS)
     await world.until_running()
@@ -63,7 +63,7 @@ async def test_in_a_session_a_full_queue_rejects_one_request(serving: Serving) -
 
 
 async def test_lower_priority_values_go_first(serving: Serving) -> None:
-    world = await serving(max_num_seqs=1)
+    world = await serving(**ONE_SEAT)
     session = world.session()
     await session.submit("running", "Hello", sampling=ENDLESS)
     await world.until_running()

@@ -11,6 +11,8 @@ import pytest
 from prometheus_client import Metric
 from prometheus_client.parser import text_string_to_metric_families
 
+from octavo.service.server.afterwork import Afterwork
+from octavo.service.telemetry.early_reports import EarlyReports
 from octavo.v1 import inference_pb2 as pb
 from tests.service.conftest import ENDLESS, Serving, World, collect
 from tests.telemetry.collector import Collector, values
@@ -123,11 +125,22 @@ async def test_the_same_goes_out_by_otlp(collector: Collector, serving: Serving)
     assert collector.metrics["octavo-engine"]["octavo.inter_token_latency"].unit == "s"
 
 
+@pytest.mark.parametrize("early", [False, True], ids=["", "before there are metrics"])
 async def test_a_traced_request_is_an_exemplar_of_its_histograms(
-    collector: Collector, serving: Serving, caller: Caller
+    collector: Collector, serving: Serving, caller: Caller, early: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    has_ended = asyncio.Event()
+    begin = Afterwork._begin_metrics
+
+    async def begin_late(self: Afterwork, reports: EarlyReports) -> None:
+        await has_ended.wait()
+        await begin(self, reports)
+
+    if early:
+        monkeypatch.setattr(Afterwork, "_begin_metrics", begin_late)
     pod = await serving(served_name="tiny")
     await collect(pod.inference.Generate(request(), metadata=caller.metadata))
+    has_ended.set()
 
     def exemplars(_: Collector) -> set[str] | None:
         return collector.exemplars.get(("octavo-engine", "octavo.e2e_request_latency"))

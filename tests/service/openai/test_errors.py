@@ -11,6 +11,7 @@ import openai
 import pytest
 
 from octavo.engine.engine import Engine
+from tests.service.conftest import ONE_SEAT
 from tests.service.openai.conftest import USER, Door, Opening
 
 CHAT, TEXT = "/v1/chat/completions", "/v1/completions"
@@ -263,7 +264,7 @@ async def test_what_is_not_there_is_told_in_the_same_shape(door: Door) -> None:
 
 
 async def test_a_full_queue_is_429_with_the_time_to_wait(opening: Opening) -> None:
-    door = await opening(max_waiting=1, max_num_seqs=1)
+    door = await opening(max_waiting=1, **ONE_SEAT)
     body = {"messages": USER, "max_tokens": 32000, "ignore_eos": True}
     running = asyncio.create_task(door.post(CHAT, body))
     await door.world.until_running()
