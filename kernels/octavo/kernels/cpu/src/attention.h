@@ -153,12 +153,14 @@ struct Attend {
     alignas(64) char columns[BY_TILES ? CHUNK * octavo::MAX_HEAD_DIM * sizeof(typename Blocks::Element) : 1];
     alignas(64) Query queries[(MAX_TASK_ROWS + 16) * octavo::MAX_HEAD_DIM];
     alignas(64) float outs[MAX_TASK_ROWS * octavo::MAX_HEAD_DIM];
+    int positions[MAX_TASK_ROWS];
     QueryScale query_scales[MAX_TASK_ROWS];
     RowState states[MAX_TASK_ROWS];
     // Of blocks of bytes: a chunk's scales; the largest of its values' in all blocks before one; a row's weights' scale.
     alignas(64) float key_scales[CHUNK], value_scales[CHUNK];
     float largest_before[CHUNK / BLOCK + 1] = {};
     float weight_scales[ROWS];
+    alignas(64) int32_t integers[CHUNK];  // a row's weights
 
     // A head's keys and values in as many blocks as a chunk has, to be fetched while a chunk is computed.
     const char* ahead[CHUNK / BLOCK];
@@ -206,6 +208,7 @@ struct Attend {
         memcpy(queries + size_t(row) * a.head_dim, query, a.head_dim * sizeof(Query));
         query_scales[row] = Blocks::query_scale(query, a.head_dim);
         query_scales[row].factor *= a.scale;
+        positions[row] = a.positions[token(row)];
     }
 
     void look_ahead(int chunk) {
@@ -239,17 +242,18 @@ struct Attend {
     void tile(int chunk, int top, int rows, const char* const* keys, const char* const* values, int num_blocks) {
         int from[ROWS], to[ROWS], least = CHUNK, most = 0;
         for (int r = 0; r < rows; r++) {
-            const int seen = a.positions[token(top + r)] + 1 - chunk * CHUNK;
+            const int seen = positions[top + r] + 1 - chunk * CHUNK;
             to[r] = std::min(seen, CHUNK);
             from[r] = a.window ? std::max(seen - a.window, 0) : 0;
             if (from[r] < to[r]) least = std::min(least, from[r]), most = std::max(most, to[r]);
         }
-        const int first = least / BLOCK, last = std::min((most + BLOCK - 1) / BLOCK, num_blocks);
+        int first = least / BLOCK, last = std::min((most + BLOCK - 1) / BLOCK, num_blocks);
         if (first >= last) return;
         if constexpr (BY_TILES)
             score_by_tiles(top, rows, keys, first, last, num_blocks);
         else
             score(top, rows, keys, first, last, num_blocks);
+        if constexpr (BY_TILES) first = first / STEP * STEP, last = steps_of(last) * STEP;
         float greatest[ROWS], sum[ROWS];
         alignas(64) float parts[octavo::whole(ROWS, 16)] = {};
         for (int r = 0; r < rows; r++) {
@@ -319,6 +323,7 @@ struct Attend {
                 [&](int i) { return TileColumns{left + size_t(i) * depth * BLOCK, right + size_t(i) * depth * BLOCK}; },
                 64,
                 [&](int i) {
+                    if (top) return;  // the first tile has fetched it
                     for (int line = i * lines; line < (i + 1) * lines; line++)
                         prefetch<false>(ahead[b] + line * 64), prefetch<false>(ahead[b + 1] + line * 64);
                 },
@@ -326,35 +331,34 @@ struct Attend {
         }
     }
 
-    // So many blocks' values are one tile's columns.
-    static constexpr int BLOCKS_OF_STEP = 64 / (BLOCK * sizeof(typename Blocks::Element));
+    // So many blocks' values are one step of tiles.
+    static constexpr int STEP = 64 / (BLOCK * sizeof(typename Blocks::Element));
+    static constexpr int steps_of(int blocks) { return (blocks + STEP - 1) / STEP; }
 
-    // Puts a chunk's values where tiles take whole columns of them from.
+    // Puts a chunk's values where tiles take whole columns of them from. Lines of a step, of 4 bytes of every column, are
+    // in the order of its weights: of bytes, first the first one of every block, see `put_quads`.
     void gather(const char* const* values, int num_blocks) {
-        constexpr int LINES = 16 / BLOCKS_OF_STEP;
-        for (int b = 0; b < (num_blocks + BLOCKS_OF_STEP - 1) / BLOCKS_OF_STEP * BLOCKS_OF_STEP; b++) {
+        constexpr int LINES = 16 / STEP;
+        for (int b = 0; b < steps_of(num_blocks) * STEP; b++) {
             // What no block has is some block's again, and of no weight.
             const char* from = values[std::min(b, num_blocks - 1)];
-            for (int d = 0; d < a.head_dim; d += 16)
-                for (int line = 0; line < LINES; line++)
+            for (int line = 0; line < LINES; line++) {
+                const int to = Blocks::ARE_BYTES ? b / STEP * 16 + line * STEP + b % STEP : b * LINES + line;
+                for (int d = 0; d < a.head_dim; d += 16)
                     store_as(
-                        columns_of(d) + (b * LINES + line) * 64,
-                        load_as<u32x16>(from + (size_t(line) * a.head_dim + d) * 4));
+                        columns_of(d) + to * 64, load_as<u32x16>(from + (size_t(line) * a.head_dim + d) * 4));
+            }
         }
     }
     char* columns_of(int d) { return columns + size_t(d) * CHUNK * sizeof(typename Blocks::Element); }
 
     void sum_up_by_tiles(int rows, int first, int last) {
-        constexpr int N = BLOCKS_OF_STEP;
-        const int first_step = first / N, last_step = (last + N - 1) / N, weight_rows = rows * WEIGHT_ROWS;
-        for (int b = first_step * N; b < last_step * N; b++)
-            if (b < first || b >= last)
-                for (int r = 0; r < weight_rows; r++) memset(weights[r] + b * BLOCK, 0, BLOCK * sizeof(Weight));
+        const int first_step = first / STEP, last_step = last / STEP, weight_rows = rows * WEIGHT_ROWS;
         set_tiles(weight_rows, 64);
         for (int r = 0; r < weight_rows; r += MOST_AMX_ROWS)
             for (int d = 0; d < a.head_dim; d += 32)
                 sum_tiles<ValueKind>(
-                    reinterpret_cast<const char*>(weights[r] + first_step * N * BLOCK),
+                    reinterpret_cast<const char*>(weights[r] + first * BLOCK),
                     std::min(MOST_AMX_ROWS, weight_rows - r), sizeof weights[0], 64, last_step - first_step,
                     d + 16 < a.head_dim,
                     [&](int i) {
@@ -366,39 +370,53 @@ struct Attend {
 
     // Turns a row's scores into weights, 0 where it does not see: of its tokens in [from, to). r: in its tile.
     void weigh(int r, int row, int from, int to, int first, int last, float& greatest, float& sum) {
-        if (from >= to) {
-            memset(weights[r * WEIGHT_ROWS] + first * BLOCK, 0, (last - first) * BLOCK * sizeof(Weight));
-            if constexpr (WEIGHT_ROWS == 2)
-                memset(weights[2 * r + 1] + first * BLOCK, 0, (last - first) * BLOCK * sizeof(Weight));
-            greatest = MINUS_INFINITY, sum = 0;
-            return;
+        greatest = MINUS_INFINITY, sum = 0;
+        int begin = first, end = first;
+        if (from < to) {
+            begin = from / BLOCK, end = (to + BLOCK - 1) / BLOCK;
+            weigh_seen(r, row, from, to, begin, end, greatest, sum);
         }
-        const auto is_whole = [&](int b) { return from <= b * BLOCK && to >= (b + 1) * BLOCK; };
+        put_nothing(r, first, begin);
+        put_nothing(r, end, last);
+        if constexpr (IN_QUADS)
+            for (int b = first; b < last; b += STEP) put_quads(r, b);
+    }
+
+    // Of [begin, end), the blocks that the row sees.
+    void weigh_seen(int r, int row, int from, int to, int begin, int end, float& greatest, float& sum) {
+        // Calls body(block, whether the row sees it in part only).
+        const int whole_begin = std::min((from + BLOCK - 1) / BLOCK, end), whole_end = to / BLOCK;
+        const auto each = [&](const auto& body) {
+            int b = begin;
+            for (; b < whole_begin; b++) body(b, std::true_type());
+            for (; b < whole_end; b++) body(b, std::false_type());
+            for (; b < end; b++) body(b, std::true_type());
+        };
         f32x16 most = splat(MINUS_INFINITY), total = {};
-        for (int b = first; b < last; b++) {
+        each([&](int b, auto is_part) {
             f32x16 s = load(scores[r] + b * BLOCK);
             if constexpr (BY_TILES && Blocks::ARE_BYTES) {
                 s = to_float((i32x16)s + splat(query_scales[row].start)) * load(key_scales + b * BLOCK);
                 store(scores[r] + b * BLOCK, s);
             }
-            most = max(is_whole(b) ? s : select(is_within(b, from, to), s, most), most);
-        }
+            most = max(is_part.value ? select(is_within(b, from, to), s, most) : s, most);
+        });
         const float greatest_score = largest(most), factor = query_scales[row].factor;
         greatest = greatest_score * factor;
         const f32x16 base = splat(greatest * LOG2_E), to_power = splat(factor * LOG2_E);
         f32x16 levels;
         if constexpr (Blocks::ARE_BYTES) levels = splat(weight_levels(r, from, to));
-        for (int b = first; b < last; b++) {
+        each([&](int b, auto is_part) {
             const f32x16 s = load(scores[r] + b * BLOCK);
             f32x16 w = ARE_ROUNDED ? quick_exp2(fma(s, to_power, -base))
                                    : exp((s - splat(greatest_score)) * splat(factor));
-            if (!is_whole(b)) w = select(is_within(b, from, to), w, f32x16{});
+            if (is_part.value) w = select(is_within(b, from, to), w, f32x16{});
             total += w;
             if constexpr (Blocks::ARE_BYTES)
                 put_weights(r, b, to_nearest(w * load(value_scales + b * BLOCK) * levels));
             else
                 ValueKind::put(weights[r] + b * BLOCK, w);
-        }
+        });
         sum = OCTAVO_ISA::sum(total);
     }
 
@@ -422,14 +440,34 @@ struct Attend {
         return most > LEAST ? Blocks::LARGEST_WEIGHT / most : 0;
     }
 
+    // Whether a row's integers are put together first: bytes that tiles multiply.
+    static constexpr bool IN_QUADS = BY_TILES && Blocks::ARE_BYTES;
+
     // A block's weights as integers: in two rows, of their upper and of their lower bytes, where rows are of bytes.
     void put_weights(int r, int block, i32x16 w) {
-        if constexpr (WEIGHT_ROWS == 2) {
+        if constexpr (IN_QUADS) {
+            store_as(integers + block * BLOCK, w);
+        } else if constexpr (WEIGHT_ROWS == 2) {
             put(weights[2 * r] + block * BLOCK, w >> 8);
             put(weights[2 * r + 1] + block * BLOCK, w & 255);
         } else {
             put(weights[r] + block * BLOCK, w);
         }
+    }
+    void put_nothing(int r, int first, int last) {
+        if (first >= last) return;
+        const size_t count = size_t(last - first) * BLOCK;
+        if constexpr (IN_QUADS)
+            memset(integers + first * BLOCK, 0, count * sizeof(int32_t));
+        else
+            for (int i = 0; i < WEIGHT_ROWS; i++)
+                memset(weights[r * WEIGHT_ROWS + i] + first * BLOCK, 0, count * sizeof(Weight));
+    }
+
+    // A step's integers as two rows of bytes.
+    void put_quads(int r, int block) {
+        const int at = block * BLOCK;
+        if constexpr (IN_QUADS) store_quads(weights[2 * r] + at, weights[2 * r + 1] + at, integers + at);
     }
 };
 
@@ -480,6 +518,8 @@ void store_token(const Attention& a, int token) {
     alignas(64) float head[octavo::MAX_HEAD_DIM];
     const int dim = a.head_dim, slot = a.positions[token] % BLOCK, block = a.new_blocks[token];
     const float* row = a.qkv + token * a.qkv_stride;
+    // Another thread may have written what comes next.
+    for (size_t i = 0; i < a.qkv_stride; i += 16) prefetch(row + 2 * a.qkv_stride + i);
     for (int h = 0; h < a.num_heads; h++, row += dim) {
         turn(a, token, row, a.query_norm, head);
         Blocks::put_query(a.query_of(token, h, Blocks::query_bytes(dim)), dim, head);

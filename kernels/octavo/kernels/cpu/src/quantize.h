@@ -39,13 +39,17 @@ INLINE Rounded round_to_bytes(const float* x, int n, float magnitude, Row* to) {
     return {magnitude / 127, sum(total)};
 }
 
-// Of k numbers and zeros after them; to: [int8_length(k)], which may be x. Returns the largest magnitude.
-INLINE float transform_row(const float* x, int k, float* to) {
+// Of k numbers and zeros after them; to: [int8_length(k)], which may be x. Returns the largest magnitude. next: as many
+// numbers that are fetched meanwhile, or null.
+INLINE float transform_row(const float* x, int k, float* to, const float* next = nullptr) {
     constexpr int VECTORS = HADAMARD / 16;
     f32x16 most[VECTORS] = {};
     for (int i = 0; i < k; i += HADAMARD) {
         f32x16 values[VECTORS];
-        for (int v = 0; v < VECTORS; v++) values[v] = load_of(x, i + 16 * v, k);
+        for (int v = 0; v < VECTORS; v++) {
+            values[v] = load_of(x, i + 16 * v, k);
+            if (next) prefetch(next + i + 16 * v);
+        }
         hadamard(values);
         for (int v = 0; v < VECTORS; v++) {
             store(to + i + 16 * v, values[v]);
@@ -56,19 +60,20 @@ INLINE float transform_row(const float* x, int k, float* to) {
     return largest(most[0]);
 }
 
-// scratch: [int8_length(k)], may be x.
-INLINE void quantize_int8(const float* x, int k, float* scratch, char* to) {
+// scratch: [int8_length(k)], may be x. next: see `transform_row`.
+INLINE void quantize_int8(const float* x, int k, float* scratch, char* to, const float* next) {
     const int length = octavo::int8_length(k);
     auto* out = reinterpret_cast<UnsignedColumns::Row*>(to);
-    const float most = transform_row(x, k, scratch);
+    const float most = transform_row(x, k, scratch, next);
     const Rounded row = round_to_bytes(scratch, length, most, out);
     *reinterpret_cast<octavo::Int8Row*>(out + length) = {row.scale, -octavo::INT8_ZERO * row.total};
 }
 
-INLINE void quantize_groups(const float* x, int k, char* out) {
+INLINE void quantize_groups(const float* x, int k, char* out, const float* next) {
     octavo::ActivationGroup* group = reinterpret_cast<octavo::ActivationGroup*>(out);
     for (int i = 0; i < k; i += octavo::GROUP, group++) {
         const f32x16 left = load_of(x, i, k), right = load_of(x, i + 16, k);
+        if (next) prefetch(next + i), prefetch(next + i + 16);
         const float magnitude = largest(max(absolute(left), absolute(right)));
         const f32x16 inverse = splat(magnitude > 0 ? 127 / magnitude : 0);
         const i32x16 first = to_nearest(left * inverse), second = to_nearest(right * inverse);

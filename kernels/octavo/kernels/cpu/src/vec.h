@@ -267,6 +267,22 @@ INLINE void store_bytes(void* to, i32x16 v) {
 #endif
 }
 
+// Of four vectors of numbers within 16 bits the upper bytes and the lower ones: of every vector its first four, then the
+// next four of every one, and so on.
+#if defined(__AVX512BW__)
+INLINE void store_quads(uint8_t* upper, uint8_t* lower, const int32_t* from) {
+    __m512i pairs[2];
+    for (int i = 0; i < 2; i++)
+        pairs[i] = _mm512_packus_epi32(load_as<__m512i>(from + 32 * i), load_as<__m512i>(from + 32 * i + 16));
+    const __m512i low = _mm512_set1_epi16(255);
+    store_as(upper, _mm512_packus_epi16(_mm512_srli_epi16(pairs[0], 8), _mm512_srli_epi16(pairs[1], 8)));
+    store_as(lower, _mm512_packus_epi16(_mm512_and_si512(pairs[0], low), _mm512_and_si512(pairs[1], low)));
+}
+#else
+// Named where there are tiles only.
+void store_quads(uint8_t* upper, uint8_t* lower, const int32_t* from);
+#endif
+
 // Of numbers within 16 bits, of every four the second and the third changed round: as `signed_shorts` takes quads apart.
 INLINE void store_shorts(int16_t* to, i32x16 v) {
 #if defined(__AVX2__)
