@@ -43,6 +43,10 @@ struct Step {
 template <class T>
 struct alignas(64) Aligned : T {};
 
+// Memory for `bytes` bytes, to be freed by `free`, in large pages where it fills some: rows that are far apart would else
+// each need a translation of their own.
+void* allocate(size_t bytes);
+
 // Memory that only grows and is not cleared: a step's intermediate results.
 template <class T>
 class Scratch {
@@ -52,7 +56,7 @@ class Scratch {
         if (count > size_) {
             free(data_);
             size_ = count + count / 4;
-            data_ = static_cast<T*>(aligned_alloc(64, (size_ * sizeof(T) + 63) / 64 * 64));
+            data_ = static_cast<T*>(allocate(size_ * sizeof(T)));
         }
         return data_;
     }
