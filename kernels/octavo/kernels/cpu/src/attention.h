@@ -254,12 +254,15 @@ struct Attend {
         else
             score(top, rows, keys, first, last, num_blocks);
         if constexpr (BY_TILES) first = first / STEP * STEP, last = steps_of(last) * STEP;
-        float greatest[ROWS], sum[ROWS];
+        float highest[ROWS], greatest[ROWS], sum[ROWS];
         alignas(64) float parts[octavo::whole(ROWS, 16)] = {};
+        // Of all rows first: while one's is found, the next one's scores are looked through.
         for (int r = 0; r < rows; r++) {
-            weigh(r, top + r, from[r], to[r], first, last, greatest[r], sum[r]);
+            highest[r] = highest_score(r, top + r, from[r], to[r]);
+            greatest[r] = from[r] < to[r] ? highest[r] * query_scales[top + r].factor : MINUS_INFINITY;
             parts[r] = distance(states[top + r], greatest[r]);
         }
+        for (int r = 0; r < rows; r++) sum[r] = weigh(r, top + r, from[r], to[r], first, last, highest[r]);
         for (int r = 0; r < rows; r += 16) store(parts + r, exp(load(parts + r)));
         if constexpr (BY_TILES)
             sum_up_by_tiles(rows, first, last);
@@ -368,32 +371,22 @@ struct Attend {
                     64, [](int) {}, sums + size_t(r) * a.head_dim + d, a.head_dim * sizeof(float));
     }
 
-    // Turns a row's scores into weights, 0 where it does not see: of its tokens in [from, to). r: in its tile.
-    void weigh(int r, int row, int from, int to, int first, int last, float& greatest, float& sum) {
-        greatest = MINUS_INFINITY, sum = 0;
-        int begin = first, end = first;
-        if (from < to) {
-            begin = from / BLOCK, end = (to + BLOCK - 1) / BLOCK;
-            weigh_seen(r, row, from, to, begin, end, greatest, sum);
-        }
-        put_nothing(r, first, begin);
-        put_nothing(r, end, last);
-        if constexpr (IN_QUADS)
-            for (int b = first; b < last; b += STEP) put_quads(r, b);
+    // Calls body(block, whether a row sees it in part only) for the blocks that a row sees, which sees [from, to).
+    template <class Body>
+    static void for_seen(int from, int to, const Body& body) {
+        if (from >= to) return;
+        const int end = (to + BLOCK - 1) / BLOCK;
+        const int whole_begin = std::min((from + BLOCK - 1) / BLOCK, end), whole_end = to / BLOCK;
+        int b = from / BLOCK;
+        for (; b < whole_begin; b++) body(b, std::true_type());
+        for (; b < whole_end; b++) body(b, std::false_type());
+        for (; b < end; b++) body(b, std::true_type());
     }
 
-    // Of [begin, end), the blocks that the row sees.
-    void weigh_seen(int r, int row, int from, int to, int begin, int end, float& greatest, float& sum) {
-        // Calls body(block, whether the row sees it in part only).
-        const int whole_begin = std::min((from + BLOCK - 1) / BLOCK, end), whole_end = to / BLOCK;
-        const auto each = [&](const auto& body) {
-            int b = begin;
-            for (; b < whole_begin; b++) body(b, std::true_type());
-            for (; b < whole_end; b++) body(b, std::false_type());
-            for (; b < end; b++) body(b, std::true_type());
-        };
-        f32x16 most = splat(MINUS_INFINITY), total = {};
-        each([&](int b, auto is_part) {
+    // The highest of a row's scores of tokens in [from, to), before its factor. r: in its tile.
+    float highest_score(int r, int row, int from, int to) {
+        f32x16 most = splat(MINUS_INFINITY);
+        for_seen(from, to, [&](int b, auto is_part) {
             f32x16 s = load(scores[r] + b * BLOCK);
             if constexpr (BY_TILES && Blocks::ARE_BYTES) {
                 s = to_float((i32x16)s + splat(query_scales[row].start)) * load(key_scales + b * BLOCK);
@@ -401,15 +394,19 @@ struct Attend {
             }
             most = max(is_part.value ? select(is_within(b, from, to), s, most) : s, most);
         });
-        const float greatest_score = largest(most), factor = query_scales[row].factor;
-        greatest = greatest_score * factor;
-        const f32x16 base = splat(greatest * LOG2_E), to_power = splat(factor * LOG2_E);
-        f32x16 levels;
+        return largest(most);
+    }
+
+    // Turns a row's scores into weights, 0 where it does not see, in the blocks [first, last). Returns their sum.
+    float weigh(int r, int row, int from, int to, int first, int last, float highest) {
+        const float factor = query_scales[row].factor;
+        const int begin = from < to ? from / BLOCK : first, end = from < to ? (to + BLOCK - 1) / BLOCK : first;
+        const f32x16 base = splat(highest * factor * LOG2_E), to_power = splat(factor * LOG2_E);
+        f32x16 total = {}, levels;
         if constexpr (Blocks::ARE_BYTES) levels = splat(weight_levels(r, from, to));
-        each([&](int b, auto is_part) {
+        for_seen(from, to, [&](int b, auto is_part) {
             const f32x16 s = load(scores[r] + b * BLOCK);
-            f32x16 w = ARE_ROUNDED ? quick_exp2(fma(s, to_power, -base))
-                                   : exp((s - splat(greatest_score)) * splat(factor));
+            f32x16 w = ARE_ROUNDED ? quick_exp2(fma(s, to_power, -base)) : exp((s - splat(highest)) * splat(factor));
             if (is_part.value) w = select(is_within(b, from, to), w, f32x16{});
             total += w;
             if constexpr (Blocks::ARE_BYTES)
@@ -417,7 +414,11 @@ struct Attend {
             else
                 ValueKind::put(weights[r] + b * BLOCK, w);
         });
-        sum = OCTAVO_ISA::sum(total);
+        put_nothing(r, first, begin);
+        put_nothing(r, end, last);
+        if constexpr (IN_QUADS)
+            for (int b = first; b < last; b += STEP) put_quads(r, b);
+        return OCTAVO_ISA::sum(total);
     }
 
     // Which of a block's tokens are in [from, to).
