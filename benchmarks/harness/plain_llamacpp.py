@@ -6,18 +6,23 @@ types, which can be turned off all together; the others are not for weights in Q
 
 import runpy
 import sys
-
-import llama_cpp
-
-defaults = llama_cpp.llama_model_default_params
+from typing import Any
 
 
-def without_extra_buffers() -> llama_cpp.llama_model_params:
-    params = defaults()
-    params.use_extra_bufts = False
-    return params
+def main() -> None:
+    import llama_cpp  # of the driver's environment
+
+    defaults = llama_cpp.llama_model_default_params
+
+    def without_extra_buffers() -> Any:
+        params = defaults()
+        params.use_extra_bufts = False
+        return params
+
+    llama_cpp.llama_model_default_params = without_extra_buffers
+    sys.argv = sys.argv[1:]
+    runpy.run_path(sys.argv[0], run_name="__main__")
 
 
-llama_cpp.llama_model_default_params = without_extra_buffers
-sys.argv = sys.argv[1:]
-runpy.run_path(sys.argv[0], run_name="__main__")
+if __name__ == "__main__":
+    main()

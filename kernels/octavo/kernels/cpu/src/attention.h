@@ -149,7 +149,7 @@ struct Attend {
     alignas(64) float scores[ROWS][CHUNK];
     alignas(64) Weight weights[ROWS * WEIGHT_ROWS][CHUNK];
     alignas(64) float sums[ROWS * WEIGHT_ROWS * octavo::MAX_HEAD_DIM];
-    // By tiles, values of a chunk: of every 16 elements of the head, [CHUNK / p tokens][16][p], see blocks.h.
+    // By tiles, values of a chunk: of every 16 elements of the head, [CHUNK / p tokens][16][p]; see `gather`.
     alignas(64) char columns[BY_TILES ? CHUNK * octavo::MAX_HEAD_DIM * sizeof(typename Blocks::Element) : 1];
     alignas(64) Query queries[(MAX_TASK_ROWS + 16) * octavo::MAX_HEAD_DIM];
     alignas(64) float outs[MAX_TASK_ROWS * octavo::MAX_HEAD_DIM];
@@ -338,8 +338,8 @@ struct Attend {
     static constexpr int STEP = 64 / (BLOCK * sizeof(typename Blocks::Element));
     static constexpr int steps_of(int blocks) { return (blocks + STEP - 1) / STEP; }
 
-    // Puts a chunk's values where tiles take whole columns of them from. Lines of a step, of 4 bytes of every column, are
-    // in the order of its weights: of bytes, first the first one of every block, see `put_quads`.
+    // Puts a chunk's values where tiles take whole columns of them from. Lines of a step, of 4 bytes of every column,
+    // are in the order of its weights: of bytes, first the first one of every block, see `put_quads`.
     void gather(const char* const* values, int num_blocks) {
         constexpr int LINES = 16 / STEP;
         for (int b = 0; b < steps_of(num_blocks) * STEP; b++) {

@@ -43,8 +43,8 @@ struct Step {
 template <class T>
 struct alignas(64) Aligned : T {};
 
-// Memory for `bytes` bytes, to be freed by `free`, in large pages where it fills some: rows that are far apart would else
-// each need a translation of their own.
+// Memory for `bytes` bytes, to be freed by `free`, in large pages where it fills some: rows that are far apart would
+// else each need a translation of their own.
 void* allocate(size_t bytes);
 
 // Memory that only grows and is not cleared: a step's intermediate results.

@@ -267,8 +267,8 @@ INLINE void store_bytes(void* to, i32x16 v) {
 #endif
 }
 
-// Of four vectors of numbers within 16 bits the upper bytes and the lower ones: of every vector its first four, then the
-// next four of every one, and so on.
+// Of four vectors of numbers within 16 bits the upper bytes and the lower ones: of every vector its first four, then
+// the next four of every one, and so on.
 #if defined(__AVX512BW__)
 INLINE void store_quads(uint8_t* upper, uint8_t* lower, const int32_t* from) {
     __m512i pairs[2];
