@@ -1,7 +1,5 @@
 #include "decoder.h"
 
-#include <sys/mman.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstring>
@@ -38,16 +36,6 @@ size_t most_activation_bytes(int k) {
 }
 
 }  // namespace
-
-void* allocate(size_t bytes) {
-    constexpr size_t LARGE_PAGE = 2 << 20, LINE = 64;
-    const size_t unit = bytes < LARGE_PAGE ? LINE : LARGE_PAGE;
-    void* data = aligned_alloc(unit, whole(bytes, unit));
-#if defined(MADV_HUGEPAGE)
-    if (data && unit == LARGE_PAGE) madvise(data, whole(bytes, unit), MADV_HUGEPAGE);
-#endif
-    return data;
-}
 
 size_t activation_bytes(Form form, int k) { return kernels().activation_bytes(form, k); }
 

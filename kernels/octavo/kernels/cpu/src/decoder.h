@@ -43,26 +43,22 @@ struct Step {
 template <class T>
 struct alignas(64) Aligned : T {};
 
-// Memory for `bytes` bytes, to be freed by `free`, in large pages where it fills some: rows that are far apart would
-// else each need a translation of their own.
-void* allocate(size_t bytes);
-
-// Memory that only grows and is not cleared: a step's intermediate results.
+// Memory that only grows and is not cleared: a step's intermediate results. In huge pages, or rows that are far apart
+// would each need a translation of their own.
 template <class T>
 class Scratch {
   public:
-    ~Scratch() { free(data_); }
     T* get(size_t count) {
         if (count > size_) {
-            free(data_);
+            pages_.reset();
             size_ = count + count / 4;
-            data_ = static_cast<T*>(allocate(size_ * sizeof(T)));
+            pages_.reset(new Pages(size_ * sizeof(T)));
         }
-        return data_;
+        return pages_ ? reinterpret_cast<T*>(pages_->data()) : nullptr;
     }
 
   private:
-    T* data_ = nullptr;
+    std::unique_ptr<Pages> pages_;
     size_t size_ = 0;
 };
 

@@ -1,4 +1,4 @@
-// The KV pool's memory: had from the system page by page, before a step needs it.
+// Memory from the system; and the KV pool's, had page by page before a step needs it.
 #pragma once
 
 #include <condition_variable>
